@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .core import State, StopReason, TextEnv
+from .core import Snapshot, State, StopReason, TextEnv
 from .errors import DeadlineExceeded, EnvError, MissingDependency, RequestError, TurnwiseError, UnknownName
 from .registry import EnvSpec, env_class, make, register, spec, specs, tasks
 from .task import Task
@@ -13,6 +13,7 @@ __all__ = [
     "EnvSpec",
     "MissingDependency",
     "RequestError",
+    "Snapshot",
     "State",
     "StopReason",
     "Task",
@@ -44,7 +45,15 @@ register(
 register(
     "turnwise/TextWorld-v0",
     f"{_HERE}.textworld.env:TextWorldEnv",
-    summary="Microsoft TextWorld: custom w-o-q grid, coin collector, treasure hunter, cooking.",
+    summary="Microsoft TextWorld: custom w-o-q grid, coin collector, treasure hunter, cooking, simple.",
     requires=("textworld",),
     extra="textworld",
+)
+register(
+    "turnwise/ScienceWorld-v0",
+    f"{_HERE}.scienceworld.env:ScienceWorldEnv",
+    summary="Science experiments in text, 30 kinds, official splits; needs Java.",
+    requires=("scienceworld", "py4j"),
+    extra="scienceworld",
+    programs=("java",),
 )

@@ -8,6 +8,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
+from .core import Snapshot
 from .errors import EnvError, TurnwiseError
 from .pool import EnvPool, PlayedEnv
 from .task import Task
@@ -90,6 +91,11 @@ class Bench:
         """The best loser: the expert's actions but the last, then nothing."""
         return script((await self._once(task, "expert")).actions[:-1])
 
+    def memory_mb(self) -> float | None:
+        """Mean memory of a worker that plays the environment, in MB; None where it cannot be told."""
+        sizes = self.pool.memory().values()
+        return round(sum(sizes) / len(sizes), 1) if sizes else None
+
     def close(self) -> None:
         self.pool.close()
         self.other.close()
@@ -99,6 +105,11 @@ async def episode(env: PlayedEnv, agent: Agent, steps: list[Step]) -> None:
     """Play until the environment stops, appending to `steps`."""
     observation, info = await env.reset()
     steps.append(Step("", observation, 0.0, False, False, info))
+    await go_on(env, agent, steps)
+
+
+async def go_on(env: PlayedEnv, agent: Agent, steps: list[Step]) -> None:
+    """Play on from `steps`, the episode so far, until the environment stops."""
     while not (steps[-1].terminated or steps[-1].truncated):
         if len(steps) > env.task.max_turns:
             raise EnvError(f"The episode did not stop after {env.task.max_turns} turns, its limit.")
@@ -149,6 +160,38 @@ async def replay_after_prefix(bench: Bench, source: Episode) -> Episode:
             for action in source.actions[: len(source.actions) // 2]:
                 await env.step(action)
             await episode(env, script(source.actions), steps)
+    except TurnwiseError as error:
+        return source._replace(steps=tuple(steps), error=str(error))
+    return source._replace(steps=tuple(steps))
+
+
+async def continue_restored(bench: Bench, source: Episode, pool: EnvPool) -> dict[str, Episode]:
+    """How -> the episode continued from a snapshot at half of its actions, which was taken in `pool`."""
+    half, found = len(source.actions) // 2, dict[str, Episode]()
+    async with pool.lease(source.task, **bench.params) as env:
+        await env.reset()
+        for action in source.actions[:half]:
+            await env.step(action)
+        saved = await env.snapshot()
+        for action in source.actions[half:]:
+            await env.step(action)
+        for how in ("after the episode went on", "from the same snapshot again"):
+            found[how] = await _continued(env, saved, source)
+            if found[how].error:
+                return found
+    async with bench.other.lease(source.task, **bench.params) as env:
+        carried = Snapshot.model_validate_json(saved.model_dump_json())
+        found["in another process"] = await _continued(env, carried, source)
+    return found
+
+
+async def _continued(env: PlayedEnv, saved: Snapshot, source: Episode) -> Episode:
+    steps, turn = list(source.steps[: len(saved.digests)]), len(saved.actions)
+    agent = expert_agent(source.task) if source.agent == "expert" else script(source.actions)
+    try:
+        observation, info = await env.restore(saved)
+        steps[turn] = steps[turn]._replace(observation=observation, info=info)
+        await go_on(env, agent, steps)
     except TurnwiseError as error:
         return source._replace(steps=tuple(steps), error=str(error))
     return source._replace(steps=tuple(steps))

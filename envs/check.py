@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, cast
 
-from .bench import UNKNOWN, Bench, difference, replay_after_prefix, script
-from .errors import TurnwiseError
-from .pool import EnvPool, WorkerEnv
-from .registry import env_class, spec, tasks
+from .bench import UNKNOWN, Bench, continue_restored, difference, replay_after_prefix, script
+from .errors import EnvError, TurnwiseError
+from .pool import EnvPool, WorkerEnv, start_once
+from .registry import env_class, require, tasks
 
 BAD_ACTIONS = (
     "",
@@ -72,6 +73,8 @@ class Report:
     env: str
     params: dict[str, Any]
     checks: tuple[Check, ...]
+    memory_mb: float | None = None
+    """Memory of a worker process that plays it, what workers share divided among them."""
 
     @property
     def ok(self) -> bool:
@@ -234,6 +237,20 @@ async def check_isolation(bench: Bench) -> list[str]:
     return wrong
 
 
+async def check_snapshot(bench: Bench) -> list[str]:
+    """A restored snapshot goes on as the episode did: after its end, a second time, in another process."""
+    wrong = list[str]()
+    pool = bench.pool if env_class(bench.id).isolated else EnvPool(workers=1)
+    for played in await bench.episodes("expert", "random"):
+        if played.error:
+            continue
+        for how, other in (await continue_restored(bench, played, pool)).items():
+            text = difference(played, other)
+            if text and not difference(played, await bench.replay(played, bench.other)):  # else determinism fails
+                wrong.append(f"{played.where}: {how}: {text}")
+    return wrong
+
+
 PROMISES: dict[str, Callable[[Bench], Awaitable[list[str]]]] = {
     "gymnasium": check_gymnasium,
     "reward": check_reward,
@@ -246,6 +263,7 @@ PROMISES: dict[str, Callable[[Bench], Awaitable[list[str]]]] = {
     "empty": check_empty,
     "robustness": check_robustness,
     "isolation": check_isolation,
+    "snapshot": check_snapshot,
 }
 
 
@@ -254,7 +272,7 @@ def check_env(id: str, tasks_per_split: int = 2, deadline_s: float = 60.0, **par
 
     The environment is played in worker processes, so that a crash or a hang is a failed check.
     """
-    found = spec(id)
+    found = require(id)
     listed = {split: tasks(found.id, split, tasks_per_split, **params) for split in env_class(id).splits()}
     sample = [task for split in listed.values() for task in split]
     if not sample:
@@ -264,7 +282,9 @@ def check_env(id: str, tasks_per_split: int = 2, deadline_s: float = 60.0, **par
 
 
 async def _check(bench: Bench) -> Report:
-    checks = []
+    checks, memory_mb = [], None
+    with suppress(EnvError):  # the promises meet it again and say so
+        await start_once(env_class(bench.id).unprepared(bench.sample), 2, lambda: None)
     try:
         for name, promise in PROMISES.items():
             start = time.monotonic()
@@ -275,6 +295,7 @@ async def _check(bench: Bench) -> Report:
             detail = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
             doc = (promise.__doc__ or "").strip()
             checks.append(Check(name, not wrong, detail or doc, time.monotonic() - start))
+        memory_mb = bench.memory_mb()
     finally:
         bench.close()
-    return Report(bench.id, bench.params, tuple(checks))
+    return Report(bench.id, bench.params, tuple(checks), memory_mb)

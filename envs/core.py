@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import StrEnum
@@ -9,8 +11,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import gymnasium
 from gymnasium import spaces
+from pydantic import BaseModel, ConfigDict, Field
 
-from .errors import RequestError
+from .errors import EnvError, RequestError
 from .task import Task
 
 MAX_ACTION_CHARS = 500
@@ -59,6 +62,31 @@ class State(NamedTuple):
     """The action just taken was possible; a game without a list decides itself."""
 
 
+class Snapshot(BaseModel):
+    """One moment of an episode, for `TextEnv.restore`.
+
+    As JSON it is the way here and what was met on it, so any process with the same game can go back to it. Engines
+    that can be copied add a clone, which stays in the process.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Task
+    actions: tuple[str, ...] = Field(description="since the reset, cleaned; empty where one could not be parsed")
+    digests: tuple[str, ...] = Field(description="of the states after the reset and after each action")
+    observation: str = Field(description="what the agent sees now")
+    clone: Any = Field(default=None, exclude=True, repr=False, description="the engine's copy, where it makes one")
+
+
+class _Clone(NamedTuple):
+    """What `restore` sets beside the engine's own state."""
+
+    engine: Any
+    goal: str
+    max_score: float
+    history: tuple[tuple[str, State], ...]
+
+
 class TextSpace(spaces.Text):
     """All strings up to `max_length` characters; samples printable ASCII."""
 
@@ -94,6 +122,8 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         self.goal = ""
         self.turn = 0
         self.state = State("")
+        self._history: list[tuple[str, State]] = []
+        self._digests: list[str] = []
         self._pool: Sequence[Task] = ()
 
     # ---- what a game implements -------------------------------------------------------------------
@@ -125,6 +155,19 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         """Those whose first start is slow and not yet done, for games that are compiled."""
         return []
 
+    def clone_state(self) -> Any:
+        """An independent copy of the game's state where that is cheap, else None: `restore` then replays."""
+        return None
+
+    def restore_state(self, clone: Any) -> bool:
+        """Continue from a copy of `clone`, which must stay as it is; False where this engine cannot."""
+        return False
+
+    @classmethod
+    def missing(cls) -> str:
+        """What is not here of the data that this environment can use, and how to get it; empty when nothing is."""
+        return ""
+
     # ---- the contract -----------------------------------------------------------------------------
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -133,6 +176,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         self.turn = 0
         self.goal = self.task.goal
         self.state = self.start(self.task)
+        self._history, self._digests = [("", self.state)], []
         return self._observation(), self._info(valid=True, stop=None)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -144,14 +188,57 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             self.state = before._replace(observation=NOT_AN_ACTION, admissible=False)
         else:
             self.state = self.act(cleaned)
+        self._history.append((cleaned or "", self.state))
         stop = self._stop()
         terminated = stop in (StopReason.SUCCESS, StopReason.FAILURE)
         truncated = stop is StopReason.TURN_LIMIT
         reward = float(self.state.score - before.score)
         return self._observation(), reward, terminated, truncated, self._info(cleaned is not None, stop)
 
+    def snapshot(self) -> Snapshot:
+        """This moment, to come back to with `restore` any number of times."""
+        if self.task is None:
+            raise RequestError("snapshot() came before reset(). Call reset() first.")
+        self._digests += [_digest(state) for _, state in self._history[len(self._digests) :]]
+        engine = self.clone_state()
+        return Snapshot(
+            task=self.task,
+            actions=tuple(action for action, _ in self._history[1:]),
+            digests=tuple(self._digests),
+            observation=self._observation(),
+            clone=None if engine is None else _Clone(engine, self.goal, self.max_score, tuple(self._history)),
+        )
+
+    def restore(self, snapshot: Snapshot) -> tuple[str, dict[str, Any]]:
+        """Go back to `snapshot`; returns what its last `step` or `reset` gave as observation and info.
+
+        Without a clone the actions are replayed; raises `EnvError` where the game answers otherwise than it did.
+        """
+        task = self._choose({"task": snapshot.task})
+        clone = snapshot.clone
+        if isinstance(clone, _Clone) and self.restore_state(clone.engine):
+            self.task, self.goal, self.max_score = task, clone.goal, clone.max_score
+            self._history, self._digests = list(clone.history), list(snapshot.digests)
+            self.turn, self.state = len(snapshot.actions), clone.history[-1][1]
+        else:
+            self._replay(snapshot)
+        valid = not snapshot.actions or snapshot.actions[-1] != ""
+        return self._observation(), self._info(valid, self._stop() if self.turn else None)
+
     def render(self) -> str:  # type: ignore[override]
         return self.state.observation
+
+    def _replay(self, snapshot: Snapshot) -> None:
+        for turn, expected in enumerate(snapshot.digests):
+            if turn == 0:
+                self.reset(options={"task": snapshot.task})
+            else:
+                self.step(snapshot.actions[turn - 1])
+            if _digest(self.state) != expected:
+                raise EnvError(
+                    f"Expected turn {turn} of task {snapshot.task.key} as the snapshot recorded it, got "
+                    f"{self.state.observation[:80]!r}: the game is not deterministic, or not the same version."
+                )
 
     def _choose(self, options: dict[str, Any]) -> Task:
         task = options.get("task")
@@ -194,6 +281,12 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             "task": self.task.key,
             "stop": stop.value if stop else None,
         }
+
+
+def _digest(state: State) -> str:
+    """First 16 hex digits of the SHA-256 of what a state says and is worth, lists of commands left out."""
+    text = json.dumps([state.observation, float(state.score), state.success, state.failure])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def clean_action(action: Any) -> str | None:

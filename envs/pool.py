@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import socket
-import subprocess
-import sys
-import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, Protocol
 
-from .core import TextEnv
-from .errors import DeadlineExceeded, EnvError, RequestError, TurnwiseError
+from .core import Snapshot, TextEnv
+from .errors import EnvError, RequestError, TurnwiseError
+from .processes import Worker, Zygote, proportional_mb
 from .registry import EnvSpec, env_class, spec
 from .task import Task
 
 START_DEADLINE_S = 1800.0
 """Seconds that the first start of a task may take: treasure hunts of high levels are searched for minutes."""
+WORKER_DEADLINE_S = 120.0
+"""Seconds that a worker may take to start: the first one imports the engine."""
 
 Reset = tuple[str, dict[str, Any]]
 Step = tuple[str, float, bool, bool, dict[str, Any]]
@@ -35,6 +33,8 @@ class PlayedEnv(Protocol):
     async def reset(self) -> Reset: ...
     async def step(self, action: str) -> Step: ...
     async def expert(self) -> str: ...
+    async def snapshot(self) -> Snapshot: ...
+    async def restore(self, snapshot: Snapshot) -> Reset: ...
 
 
 async def start_once(tasks: Sequence[Task], workers: int, on_end: Callable[[], None]) -> None:
@@ -43,17 +43,19 @@ async def start_once(tasks: Sequence[Task], workers: int, on_end: Callable[[], N
     Raises the first error after all others are done.
     """
     pool, errors = EnvPool(workers=workers, deadline_s=START_DEADLINE_S, isolate_all=True), list[TurnwiseError]()
+    waiting = iter(tasks)
 
-    async def one(task: Task) -> None:
-        try:
-            async with pool.lease(task) as env:
-                await env.reset()
-        except TurnwiseError as error:
-            errors.append(error)
-        on_end()
+    async def one_after_the_other() -> None:
+        for task in waiting:
+            try:
+                async with pool.lease(task) as env:
+                    await env.reset()
+            except TurnwiseError as error:
+                errors.append(error)
+            on_end()
 
     try:
-        await asyncio.gather(*(one(task) for task in tasks))
+        await asyncio.gather(*(one_after_the_other() for _ in range(workers)))
     finally:
         await pool.aclose()
     if errors:
@@ -65,18 +67,31 @@ class EnvPool:
 
     A worker serves one lease at a time, so one that dies or hangs costs exactly its episode: the
     pending call raises `EnvError` or `DeadlineExceeded` and the worker is replaced. `workers` bounds
-    the processes; further leases wait in order of arrival. Workers start when first needed.
+    the processes; further leases, at most `max_waiting`, wait in order of arrival. Workers start when first needed.
 
-    `deadline_s` limits each call to a worker, in seconds; calls in the calling process have no limit.
-    `isolate_all` plays safe environments in workers too.
+    `deadline_s` limits each call to a worker and `lease_s` each lease of one, in seconds; what is played in the
+    calling process has no limit. `isolate_all` plays safe environments in workers too.
     """
 
-    def __init__(self, workers: int = 16, deadline_s: float = 60.0, isolate_all: bool = False) -> None:
-        if workers < 1 or deadline_s <= 0:
-            raise RequestError(f"Expected workers >= 1 and deadline_s > 0, got {workers} and {deadline_s}.")
+    def __init__(
+        self,
+        workers: int = 16,
+        deadline_s: float = 60.0,
+        isolate_all: bool = False,
+        lease_s: float = 21_600.0,
+        max_waiting: int = 4096,
+    ) -> None:
+        if workers < 1 or deadline_s <= 0 or lease_s <= 0 or max_waiting < 0:
+            raise RequestError(
+                "Expected workers >= 1, deadline_s > 0, lease_s > 0 and max_waiting >= 0, "
+                f"got {workers}, {deadline_s}, {lease_s} and {max_waiting}."
+            )
         self.workers, self.deadline_s, self.isolate_all = workers, deadline_s, isolate_all
-        self._idle: list[_Worker] = []
-        self._zygote: _Zygote | None = None
+        self.lease_s, self.max_waiting = lease_s, max_waiting
+        self._waiting = 0
+        self._leased: set[Worker] = set()
+        self._idle: list[Worker] = []
+        self._zygote: Zygote | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._free = asyncio.Semaphore(workers)
 
@@ -91,12 +106,28 @@ class EnvPool:
             finally:
                 env.close()
             return
-        async with self._free_slots():
+        with await self._slot() as slot:
             worker = await self._take(spec(task.env), env_kwargs)
+            self._leased.add(worker)
+            end = asyncio.get_running_loop().call_later(self.lease_s, self._expire, worker, slot)
             try:
                 yield WorkerEnv(worker, task, self.deadline_s)
             finally:
+                end.cancel()
+                self._leased.discard(worker)
                 self._give_back(worker)
+
+    def capacity(self, task: Task) -> int | None:
+        """How many episodes of this environment may be played at once; None: any number."""
+        return self.workers if self.isolate_all or env_class(task.env).isolated else None
+
+    def memory(self) -> dict[int, float]:
+        """Process id -> MB (10^6 bytes) of each worker, which is one environment.
+
+        Proportional set size: what forked workers share is divided among them. Empty where there is no `/proc`.
+        """
+        pids = [worker.pid for worker in (*self._leased, *self._idle) if worker.pid]
+        return {pid: size for pid in pids if (size := proportional_mb(pid)) is not None}
 
     def close(self) -> None:
         """End every worker. A later lease starts new ones."""
@@ -111,14 +142,34 @@ class EnvPool:
         """`close()` off the event loop's thread."""
         await asyncio.to_thread(self.close)
 
-    def _free_slots(self) -> asyncio.Semaphore:
-        """The semaphore of the running loop: a training loop may call `asyncio.run` once per step."""
+    async def _slot(self) -> ExitStack:
+        """Wait until fewer than `workers` are leased; closing what it returns makes room for the next."""
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop, self._free = loop, asyncio.Semaphore(self.workers)
-        return self._free
+        if loop is not self._loop:  # a training loop may call `asyncio.run` once per step
+            self._loop, self._free, self._waiting = loop, asyncio.Semaphore(self.workers), 0
+        free = self._free
+        if free.locked() and self._waiting >= self.max_waiting:
+            raise RequestError(
+                f"Expected at most {self.max_waiting} episodes to wait for {self.workers} workers, got one more. Play "
+                "fewer at once or raise max_waiting."
+            )
+        self._waiting += 1
+        try:
+            await free.acquire()
+        finally:
+            self._waiting -= 1
+        slot = ExitStack()
+        slot.callback(free.release)
+        return slot
 
-    async def _take(self, env: EnvSpec, kwargs: dict[str, Any]) -> _Worker:
+    def _expire(self, worker: Worker, slot: ExitStack) -> None:
+        """Take a worker from a lease that lasts too long: the holder's next call fails, others get the place."""
+        worker.usable, worker.expired = False, f"The lease of worker {worker.pid} ended after {self.lease_s:g} s."
+        if worker.pid:  # its socket stays open: a call that waits for it gets an end of file
+            worker.zygote.kill(worker.pid)
+        slot.close()
+
+    async def _take(self, env: EnvSpec, kwargs: dict[str, Any]) -> Worker:
         """A worker with this environment open: an idle one that has it, any idle one, or a new one."""
         key = (env.entry_point, json.dumps(kwargs, sort_keys=True))
         self._idle.sort(key=lambda worker: worker.key == key)
@@ -130,7 +181,7 @@ class EnvPool:
                 continue
         return await self._open(await self._start(env), key, kwargs)
 
-    async def _open(self, worker: _Worker, key: tuple[str, str], kwargs: dict[str, Any]) -> _Worker:
+    async def _open(self, worker: Worker, key: tuple[str, str], kwargs: dict[str, Any]) -> Worker:
         try:
             await worker.call("open", key[0], kwargs, deadline_s=self.deadline_s)
         except BaseException:
@@ -139,163 +190,96 @@ class EnvPool:
         worker.key = key
         return worker
 
-    async def _start(self, env: EnvSpec) -> _Worker:
+    async def _start(self, env: EnvSpec) -> Worker:
         if env.entry_point.startswith("__main__:"):
             raise RequestError(
                 f"{env.id} is to be played in a worker process but lives in the script that runs. Move its class to a "
                 "module that can be imported."
             )
-        if self._zygote is None or not self._zygote.alive():
-            self._zygote = _Zygote()
-        worker = self._zygote.spawn(env.requires)
+        if reason := env.reason():
+            raise RequestError(f"{env.id} {reason}.")
+        zygote = self._living_zygote()
         try:
-            worker.pid = int(await worker.receive(f"start a worker for {env.id}", self.deadline_s))
+            return await self._spawn(zygote, env)
+        except EnvError:
+            await asyncio.sleep(0.1)  # a killed process is not known to have ended at once
+            if zygote.alive():
+                raise
+        return await self._spawn(self._living_zygote(), env)  # it died under the worker: that is no episode's fault
+
+    def _living_zygote(self) -> Zygote:
+        if self._zygote is None or not self._zygote.alive():
+            self._zygote = Zygote()
+        return self._zygote
+
+    async def _spawn(self, zygote: Zygote, env: EnvSpec) -> Worker:
+        worker = zygote.spawn(env.requires)
+        try:
+            worker.pid = int(await worker.receive(f"start a worker for {env.id}", WORKER_DEADLINE_S))
         except BaseException:
             self._kill(worker)
             raise
         return worker
 
-    def _give_back(self, worker: _Worker) -> None:
+    def _give_back(self, worker: Worker) -> None:
         if worker.usable and worker.zygote is self._zygote:
             self._idle.append(worker)
         else:
             self._kill(worker)
 
-    def _kill(self, worker: _Worker) -> None:
+    def _kill(self, worker: Worker) -> None:
         worker.sock.close()
         if worker.pid:
             worker.zygote.kill(worker.pid)
 
 
-class _Zygote:
-    """The process that forks workers; see `worker.py`."""
-
-    def __init__(self) -> None:
-        self._control, theirs = socket.socketpair()
-        self._control.settimeout(10.0)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", f"{__package__}.worker", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=_worker_environment(),
-                start_new_session=True,  # Ctrl-C is the caller's to handle
-            )
-        self.close = weakref.finalize(self, _end, self._control, self._process)
-
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def spawn(self, modules: tuple[str, ...]) -> _Worker:
-        """Order a worker in which `modules` are imported. Its first line is its process id."""
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        order = json.dumps({"spawn": modules, "path": sys.path}).encode() + b"\n"
-        with theirs:
-            try:
-                socket.send_fds(self._control, [order], [theirs.fileno()])
-            except OSError as error:
-                ours.close()
-                raise EnvError(f"The process that starts environment workers does not answer: {error}.") from error
-        return _Worker(ours, self)
-
-    def kill(self, pid: int) -> None:
-        with suppress(OSError):  # closed: then its workers are gone too
-            self._control.sendall(json.dumps({"kill": pid}).encode() + b"\n")
-
-
-def _worker_environment() -> dict[str, str]:
-    """The caller's environment with its import path; one thread per engine, for workers are many."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
-
-
-def _end(control: socket.socket, process: subprocess.Popen[bytes]) -> None:
-    control.close()
-    try:
-        process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-class _Worker:
-    """The caller's end of one worker process. `usable` turns False when it may be out of step."""
-
-    def __init__(self, sock: socket.socket, zygote: _Zygote) -> None:
-        self.sock, self.zygote = sock, zygote
-        self.pid: int | None = None
-        self.key: tuple[str, str] | None = None
-        self.usable = True
-
-    async def call(self, op: str, *args: Any, deadline_s: float) -> Any:
-        """Send one request and return its answer."""
-        if not self.usable:
-            raise EnvError(f"Worker {self.pid} broke earlier in this episode; lease another.")
-        self.usable = False  # until the answer is here: a cancelled call leaves it out of step
-        try:
-            data = json.dumps({"op": op, "args": args}).encode() + b"\n"
-            await asyncio.get_running_loop().sock_sendall(self.sock, data)
-        except OSError as error:
-            raise EnvError(f"Worker {self.pid} died before {op!r}: {error}.") from error
-        return await self.receive(op, deadline_s)
-
-    async def receive(self, what: str, deadline_s: float) -> Any:
-        """The next answer; raises the error it carries."""
-        try:
-            async with asyncio.timeout(deadline_s):
-                answer = json.loads(await self._line(what))
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"Expected an answer to {what!r} within {deadline_s:g} s; none came.") from error
-        self.usable = "error" not in answer or "request" in answer
-        if "error" in answer:
-            raise (RequestError if "request" in answer else EnvError)(answer["error"])
-        return answer["ok"]
-
-    async def _line(self, what: str) -> bytes:
-        loop, chunks = asyncio.get_running_loop(), list[bytes]()
-        while not chunks or not chunks[-1].endswith(b"\n"):
-            try:
-                chunks.append(await loop.sock_recv(self.sock, 1 << 18))
-            except OSError as error:
-                raise EnvError(f"Worker {self.pid} died during {what!r}: {error}.") from error
-            if not chunks[-1]:
-                raise EnvError(f"Worker {self.pid} died during {what!r}.")
-        return b"".join(chunks)
-
-
 class WorkerEnv:
     """A leased environment in a worker."""
 
-    def __init__(self, worker: _Worker, task: Task, deadline_s: float) -> None:
+    def __init__(self, worker: Worker, task: Task, deadline_s: float) -> None:
         self._worker, self.task, self._deadline_s = worker, task, deadline_s
         self.pid: int | None = worker.pid
 
     async def reset(self) -> Reset:
         task = self.task.model_dump(mode="json")
         observation, info = await self._worker.call("reset", task, deadline_s=self._deadline_s)
-        return observation, _restore(info)
+        return observation, _with_tuples(info)
 
     async def step(self, action: str) -> Step:
         observation, reward, terminated, truncated, info = await self._worker.call(
             "step", action, deadline_s=self._deadline_s
         )
-        return observation, reward, terminated, truncated, _restore(info)
+        return observation, reward, terminated, truncated, _with_tuples(info)
 
     async def expert(self) -> str:
         return await self._worker.call("expert", deadline_s=self._deadline_s)
 
+    async def snapshot(self) -> Snapshot:
+        return Snapshot.model_validate(await self._worker.call("snapshot", deadline_s=self._deadline_s))
+
+    async def restore(self, snapshot: Snapshot) -> Reset:
+        data = _of_task(snapshot, self.task).model_dump(mode="json")
+        observation, info = await self._worker.call("restore", data, deadline_s=self._deadline_s)
+        return observation, _with_tuples(info)
+
     async def conform(self) -> list[str]:
         """What gymnasium's own checker says against the environment; empty when it is content."""
-        return await self._worker.call("conform", deadline_s=self._deadline_s)
+        return await self._worker.call("conform", deadline_s=10 * self._deadline_s)  # it starts several games
 
 
-def _restore(info: dict[str, Any]) -> dict[str, Any]:
+def _with_tuples(info: dict[str, Any]) -> dict[str, Any]:
     """JSON has no tuples; `commands` is one."""
     if info.get("commands") is not None:
         info["commands"] = tuple(info["commands"])
     return info
+
+
+def _of_task(snapshot: Snapshot, task: Task) -> Snapshot:
+    if snapshot.task.key != task.key:
+        raise RequestError(
+            f"Expected a snapshot of the leased task {task.key}, got one of {snapshot.task.key}. Lease its task first."
+        )
+    return snapshot
 
 
 class _LocalEnv:
@@ -316,6 +300,14 @@ class _LocalEnv:
     async def expert(self) -> str:
         with _as_env_error():
             return self._env.expert()
+
+    async def snapshot(self) -> Snapshot:
+        with _as_env_error():
+            return self._env.snapshot()
+
+    async def restore(self, snapshot: Snapshot) -> Reset:
+        with _as_env_error():
+            return self._env.restore(_of_task(snapshot, self.task))
 
 
 class _as_env_error:

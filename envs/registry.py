@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import shutil
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -29,10 +31,19 @@ class EnvSpec:
     """Modules its engine needs."""
     extra: str = ""
     """The extra of this package that installs them."""
+    programs: tuple[str, ...] = ()
+    """Programs its engine starts, looked up in `$<NAME>_HOME/bin` and on the path."""
 
     def missing(self) -> list[str]:
         """Required modules that are not installed (looked up, not imported)."""
         return [name for name in self.requires if importlib.util.find_spec(name) is None]
+
+    def reason(self) -> str:
+        """Why it cannot run here and what to do; empty where it can."""
+        if modules := self.missing():
+            return f"needs {', '.join(modules)}: pip install 'turnwise[{self.extra}]'"
+        gone = [name for name in self.programs if not _has_program(name)]
+        return f"needs the program {', '.join(gone)}: see `turnwise doctor`" if gone else ""
 
     def load(self) -> type[TextEnv]:
         """The environment's class."""
@@ -44,7 +55,14 @@ _SPECS: dict[str, EnvSpec] = {}
 _plugins_loaded = False
 
 
-def register(id: str, entry_point: str, summary: str = "", requires: tuple[str, ...] = (), extra: str = "") -> None:
+def register(
+    id: str,
+    entry_point: str,
+    summary: str = "",
+    requires: tuple[str, ...] = (),
+    extra: str = "",
+    programs: tuple[str, ...] = (),
+) -> None:
     """Add an environment under `id` (`namespace/Name-v0`), here and in gymnasium's registry.
 
     >>> register("demo/Echo-v0", "my_package.echo:EchoEnv", summary="Repeats what it hears.")
@@ -54,7 +72,7 @@ def register(id: str, entry_point: str, summary: str = "", requires: tuple[str, 
     """
     if ":" not in entry_point:
         raise RequestError(f"Expected an entry point 'package.module:Class', got {entry_point!r}.")
-    _SPECS[id] = EnvSpec(id, entry_point, summary, tuple(requires), extra)
+    _SPECS[id] = EnvSpec(id, entry_point, summary, tuple(requires), extra, tuple(programs))
     if id in gymnasium.registry:
         del gymnasium.registry[id]
     gymnasium.register(id=id, entry_point=entry_point, disable_env_checker=True, order_enforce=False)
@@ -76,18 +94,28 @@ def spec(id: str) -> EnvSpec:
 
 
 def env_class(id: str) -> type[TextEnv]:
-    """The class behind `id`, after checking that its engine is installed."""
+    """The class behind `id`, after checking that the modules of its engine are installed."""
+    return _installed(id).load()
+
+
+def require(id: str) -> EnvSpec:
+    """The spec of `id`, after checking that it can be played here, the programs it starts included."""
+    found = _installed(id)
+    if reason := found.reason():
+        raise RequestError(f"{found.id} {reason}.")
+    return found
+
+
+def _installed(id: str) -> EnvSpec:
     found = spec(id)
-    missing = found.missing()
-    if missing:
+    if missing := found.missing():
         raise MissingDependency(missing[0], found.extra or "all", found.id)
-    return found.load()
+    return found
 
 
 def make(id: str, **kwargs: Any) -> TextEnv:
     """A new environment, as `gymnasium.make` gives it but unwrapped, with did-you-mean on its name."""
-    env_class(id)
-    return gymnasium.make(spec(id).id, **kwargs).unwrapped  # type: ignore[return-value]
+    return gymnasium.make(require(id).id, **kwargs).unwrapped  # type: ignore[return-value]
 
 
 def tasks(id: str, split: str, count: int | None = None, **params: Any) -> list[Task]:
@@ -102,6 +130,11 @@ def tasks(id: str, split: str, count: int | None = None, **params: Any) -> list[
         if isinstance(error, RequestError):
             raise
         raise RequestError(f"Expected task parameters that {spec(id).id} takes, got {params}: {error}.") from error
+
+
+def _has_program(name: str) -> bool:
+    home = os.environ.get(f"{name.upper()}_HOME")
+    return bool(shutil.which(name, path=os.path.join(home, "bin")) if home else shutil.which(name))
 
 
 def _load_plugins() -> None:

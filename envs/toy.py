@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .core import State, TextEnv
 from .task import Task
@@ -56,6 +56,15 @@ class ToyEnv(TextEnv):
 
     def expert(self) -> str:
         return f"open {self._sign} door"
+
+    def clone_state(self) -> tuple[Any, ...]:
+        return self._rng.getstate(), self._rooms, self._passed, self._sign
+
+    def restore_state(self, clone: tuple[Any, ...]) -> bool:
+        state, self._rooms, self._passed, self._sign = clone
+        self._rng = random.Random()
+        self._rng.setstate(state)
+        return True
 
     @staticmethod
     def _commands() -> tuple[str, ...]:

@@ -24,7 +24,7 @@ import sys
 import warnings
 from typing import Any
 
-from .core import TextEnv
+from .core import Snapshot, TextEnv
 from .errors import RequestError
 
 _PR_SET_PDEATHSIG = 1
@@ -54,6 +54,8 @@ def main(control_fd: int) -> None:
                 os.kill(order["kill"], signal.SIGKILL)
     for pid in children:
         os.kill(pid, signal.SIGKILL)
+    for pid in children:  # else they stay behind as zombies where process 1 does not collect orphans
+        os.waitpid(pid, 0)
 
 
 def _reap(children: set[int]) -> None:
@@ -145,6 +147,14 @@ class _Player:
     def expert(self) -> str:
         assert self._env is not None
         return self._env.expert()
+
+    def snapshot(self) -> Any:
+        assert self._env is not None
+        return self._env.snapshot().model_dump(mode="json")
+
+    def restore(self, snapshot: dict[str, Any]) -> Any:
+        assert self._env is not None
+        return self._env.restore(Snapshot.model_validate(snapshot))
 
     def conform(self) -> list[str]:
         """Complaints of gymnasium's environment checker."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import subprocess
 import sys
@@ -18,11 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from turnwise.envs import RequestError, Task, UnknownName
 from turnwise.envs.alfworld import official, tables
-from turnwise.envs.alfworld.engine import World, parse_game
+from turnwise.envs.alfworld.engine import World
 from turnwise.envs.alfworld.env import SIZES, ALFWorldEnv, load_game
 from turnwise.envs.alfworld.experts import Explorer, oracle
+from turnwise.envs.alfworld.game import parse_game
 from turnwise.envs.alfworld.generator import Level, generate, write_game
-from turnwise.envs.alfworld.goals import TASK_TYPES
+from turnwise.envs.alfworld.goals import TASK_TYPES, Goal
 
 GENERATED = tuple(SIZES)
 LEVEL = Level(5, "pick_heat_then_place_in_recep", 12, 8, 8)
@@ -158,7 +161,41 @@ def test_official_games_from_a_folder_and_from_an_archive_are_the_same_tasks(
     with pytest.raises(RequestError, match="SHA-256"):
         ALFWorldEnv().reset(options={"task": wrong})
     monkeypatch.delenv("TURNWISE_DATA")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert official.splits() == {}
+
+
+def test_games_are_found_where_alfworld_download_leaves_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the default folder, with what its own loader leaves out left out."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("ALFWORLD_DATA", raising=False)
+    monkeypatch.delenv("TURNWISE_DATA", raising=False)
+    with pytest.raises(UnknownName, match="alfworld-download"):
+        ALFWorldEnv.tasks("official_train")
+    split = tmp_path / ".cache" / "alfworld" / "json_2.1.1" / "train"
+    paths = [write_game(Level(seed, "pick_and_place_simple", 301 + seed, 5, 3), split) for seed in range(4)]
+    unsolvable = json.loads(paths[0].read_text())
+    paths[0].write_text(json.dumps({**unsolvable, "solvable": False}))
+    sliced = split / "pick_and_place_simple-AppleSliced-None-Fridge-1"
+    paths[1].parent.parent.rename(sliced)
+    assert ALFWorldEnv.splits() == {**SIZES, "official_train": 2}
+    found = ALFWorldEnv.tasks("official_train")
+    assert [split.parent.parent / task.meta["path"] for task in found] == sorted(paths[2:])
+    assert [task.game for task in found] == [
+        hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths[2:])
+    ]
+    assert (
+        "official_train" not in ALFWorldEnv.missing() and "official_valid_unseen (134 games)" in ALFWorldEnv.missing()
+    )
+
+
+def test_all_published_games_are_listed_with_a_key_of_their_own() -> None:
+    here = {name: size for name, size in official.splits().items() if name != "official_valid_unseen"}
+    if len(here) < 2:
+        pytest.skip("set TURNWISE_DATA or ALFWORLD_DATA to a folder with ALFWorld's games")
+    assert here == {"official_train": 3553, "official_valid_seen": 140}
+    keys = {task.key for split in here for task in ALFWorldEnv.tasks(split)}
+    assert len(keys) == 3693
 
 
 # ---- experts --------------------------------------------------------------------------------------
@@ -176,6 +213,63 @@ def test_the_oracle_is_never_longer_than_the_explorer_and_shorter_on_average() -
     lengths = [(play(task, "oracle")["turn"], play(task)["turn"]) for task in ALFWorldEnv.tasks("train", 60)]
     assert all(short <= long for short, long in lengths)
     assert sum(short for short, _ in lengths) < 0.8 * sum(long for _, long in lengths)
+
+
+def test_full_rooms_are_won_too() -> None:
+    for expert in ("exploring", "oracle"):
+        for task in ALFWorldEnv.tasks("test", 60, receptacles=60, distractors=40):
+            assert play(task, expert)["stop"] == "success", task
+
+
+def test_heat_undoes_cold_and_the_explorer_knows() -> None:
+    """The object is heated and cooled again before the expert goes on."""
+    task = ALFWorldEnv.tasks("train", 1, task_types="pick_heat_then_place_in_recep", receptacles=20, max_turns=120)[0]
+    env = ALFWorldEnv()
+    _, info = env.reset(options={"task": task})
+    action = ""
+    while not action.startswith("heat"):
+        info = env.step(action := env.expert())[4]
+    thing = action.split(" with ")[0].removeprefix("heat ")
+    for action in ("go to fridge 1", f"cool {thing} with fridge 1"):
+        info = env.step(action)[4]
+        assert info["admissible"]
+    heated = 0
+    while info["stop"] is None:
+        action = env.expert()
+        heated += action.startswith("heat")
+        info = env.step(action)[4]
+    assert info["success"] and heated == 1
+
+
+def test_a_copied_explorer_goes_its_own_way() -> None:
+    env = ALFWorldEnv()
+    _, info = env.reset(options={"task": ALFWorldEnv.tasks("train", 6, max_turns=60)[5]})
+    while not env._explorer.held:
+        env.step(env.expert())
+    env.step("look")
+    explorer = env._explorer
+    before = {name: copy.copy(value) for name, value in vars(explorer).items()}
+    seen = {place: set(things) for place, things in explorer.seen.items()}
+    other = copy.deepcopy(explorer)
+    assert vars(other) == before
+    while info["stop"] is None:
+        action = other.act()
+        observation, *_, info = env.step(action)
+        other.observe(action, info["admissible"], observation, info["commands"])
+    # the environment has told its own explorer, which has not thought about it yet
+    assert info["success"] and explorer.seen == seen and explorer.held == before["held"] != other.held
+
+
+def test_in_a_lived_in_room_the_explorer_looks_where_things_usually_are() -> None:
+    goal = Goal("pick_and_place_simple", "appletype", "garbagecantype")
+    places = ("cabinet 1", "cabinet 10", "cabinet 2", "diningtable 1", "fridge 1", "garbagecan 1")
+    commands = [f"go to {place}" for place in places]
+    order = {lived_in: Explorer(goal, "", commands, lived_in) for lived_in in (False, True)}
+    assert order[True]._usual_order("apple") == [
+        "diningtable 1", "fridge 1", "cabinet 1", "cabinet 2", "cabinet 10", "garbagecan 1"
+    ]  # fmt: skip
+    assert order[True].act() == "go to diningtable 1"
+    assert order[False].act() == "go to diningtable 1"
 
 
 def test_the_explorer_uses_only_what_it_was_shown() -> None:

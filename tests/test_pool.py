@@ -41,6 +41,10 @@ PLUGIN = """
                 raise RuntimeError("boom \\ud800")
             if action == "exit":
                 os._exit(3)
+            if action == "shout":
+                return State("x" * (1 << 26))
+            if action == "fill":
+                self.ballast = bytearray(os.urandom(1 << 20)) * 50
             if action == "modules":
                 return State(" ".join(name for name in ("torch", "vllm", "transformers") if name in sys.modules))
             return super().act(action)
@@ -210,6 +214,86 @@ def test_workers_are_bounded_reused_and_served_in_order(plugin: Path, workers: i
     assert sorted(order) == sorted([*range(8), *range(8)])
     assert workers == 2 or order == [*range(8), *range(8)]  # two workers may overtake one another
     assert len(pids) == workers and all(pid is not None and gone(pid) for pid in pids)
+
+
+def test_a_lease_that_lasts_too_long_ends_and_its_place_is_free(plugin: Path) -> None:
+    task = isolated(1)[0]
+
+    async def run() -> None:
+        pool = EnvPool(workers=1, lease_s=0.5)
+        async with pool.lease(task) as idle:
+            await idle.reset()
+            async with pool.lease(task) as other:  # waits for the only worker until the first lease has ended
+                assert await play(other) == play_here(task)
+            assert other.pid != idle.pid and idle.pid is not None and gone(idle.pid)
+            with pytest.raises(DeadlineExceeded, match=rf"lease of worker {idle.pid} ended after 0.5 s"):
+                await idle.step("open red door")
+        with pytest.raises(DeadlineExceeded, match=r"lease of worker \d+ ended after 0.5 s"):
+            async with pool.lease(task) as env:
+                await env.reset()
+                await env.step("hang")
+        async with pool.lease(task) as env:
+            assert await play(env) == play_here(task)
+        await pool.aclose()
+
+    asyncio.run(run())
+
+
+def test_the_queue_for_workers_is_bounded(plugin: Path) -> None:
+    task = isolated(1)[0]
+
+    async def run() -> list[object]:
+        pool = EnvPool(workers=1, max_waiting=2)
+
+        async def one() -> list[object]:
+            async with pool.lease(task) as env:
+                return await play(env)
+
+        results = await asyncio.gather(*(one() for _ in range(4)), return_exceptions=True)
+        assert await one() == play_here(task)
+        await pool.aclose()
+        return results
+
+    results = asyncio.run(run())
+    assert results[:3] == [play_here(task)] * 3
+    assert isinstance(results[3], RequestError)
+    assert str(results[3]).startswith("Expected at most 2 episodes to wait for 1 workers, got one more.")
+
+
+def test_an_answer_that_is_too_long_costs_its_episode(plugin: Path) -> None:
+    task = isolated(1)[0]
+
+    async def run() -> None:
+        pool = EnvPool(workers=1)
+        with pytest.raises(EnvError, match="Expected at most 67,108,864 bytes in answer to 'step'"):
+            async with pool.lease(task) as env:
+                await env.reset()
+                await env.step("shout")
+        async with pool.lease(task) as env:
+            assert await play(env) == play_here(task)
+        await pool.aclose()
+
+    asyncio.run(run())
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").is_file(), reason="needs Linux's smaps_rollup")
+def test_memory_is_told_per_worker_and_grows_with_what_its_environment_holds(plugin: Path) -> None:
+    async def run() -> None:
+        pool = EnvPool(workers=2)
+        assert pool.memory() == {}
+        async with pool.lease(isolated(1)[0]) as one, pool.lease(isolated(1)[0]) as other:
+            await one.reset()
+            before = pool.memory()
+            assert set(before) == {one.pid, other.pid} and all(1 < size < 100 for size in before.values())
+            await one.step("fill")  # 50 MiB
+            after = pool.memory()
+            assert 45 < after[one.pid] - before[one.pid] < 70  # type: ignore[index]
+            assert abs(after[other.pid] - before[other.pid]) < 5  # type: ignore[index]
+        assert set(pool.memory()) == set(before)  # idle workers count as well
+        await pool.aclose()
+        assert pool.memory() == {}
+
+    asyncio.run(run())
 
 
 def test_wrong_requests_say_what_was_wrong_and_cost_no_worker(plugin: Path) -> None:

@@ -1,6 +1,6 @@
 """ALFWorld's text games in pure Python: the stock engine's text, commands and goal test without a planner.
 
-`parse_game` reads a `game.tw-pddl` file, `World` plays it. State is a set of facts per predicate, as in
+`World` plays what `game.parse_game` has read. State is a set of facts per predicate, as in
 the PDDL domain; the domain's actions are written out by hand and everything said comes from the game's
 own grammar. Equal to TextWorld's `PddlEnv` under alfworld's `AlfredDemangler`, quirks included: a visible
 object cannot be examined before it is held, a lamp in a closed drawer can be used, and what was taken
@@ -9,123 +9,31 @@ and put down elsewhere at the same location lies "next to" the receptacle it lef
 
 from __future__ import annotations
 
-import json
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
-from ..errors import EnvError
-from .goals import Goal, parse_goal
-from .grammar import Binding, Grammar, Query, parse_grammar
+from .game import AGENT, Action, Fact, Game, Index, Reads, Scene
+from .grammar import Binding, Query
 
-AGENT = "agent1"
 NOTHING = "Nothing happens."
-_TASK = re.compile(r'(Your task is to: )((?:[^"\\\n]|\\.)*?)(\.?)(?=")')
-_DYNAMIC = [
-    "atlocation",
-    "objectatlocation",
-    "opened",
-    "inreceptacle",
-    "holds",
-    "holdsany",
-    "checked",
-    "isclean",
-    "ishot",
-    "iscool",
-    "ison",
-    "istoggled",
-    "issliced",
-]
-
-Fact = tuple[str, ...]
-Action = tuple[str, Binding]
-"""Action name of the domain and its arguments by parameter name."""
-
-
-class Game(NamedTuple):
-    """A parsed game: what never changes while it is played, and the facts it starts from."""
-
-    goal: Goal
-    sentence: str
-    grammar: Grammar
-    names: dict[str, str]
-    """Entity id -> shown name, `mug 2`."""
-    static: dict[str, frozenset[Fact]]
-    start: dict[str, frozenset[Fact]]
-    location: dict[str, str]
-    """Receptacle -> location."""
-    here: dict[str, tuple[str, ...]]
-    """Location -> receptacles."""
-    object_type: dict[str, str]
-    receptacle_type: dict[str, str]
-    devices: dict[str, frozenset[str]]
-    """Action (`cleanobject`) -> receptacle types that do it."""
-    walkthrough: tuple[str, ...]
-    travel: dict[str, dict[str, Action]]
-    """Memo: location -> the go-to commands there."""
-    phrases: dict[tuple[str, ...], str]
-    """Memo: command text per action and arguments."""
-
-
-def parse_game(source: str | dict[str, Any]) -> Game:
-    """A game from the JSON text of a `game.tw-pddl` file, or from its decoded object."""
-    data = json.loads(source) if isinstance(source, str) else source
-    problem = re.sub(r";[^\n]*", "", data["pddl_problem"].lower())
-    initial, _, goal = problem[problem.index("(:init") + 6 :].partition("(:goal")
-    facts = _read_facts(initial)
-    location = _function(facts["receptacleatlocation"], "location of receptacle")
-    here: dict[str, list[str]] = defaultdict(list)
-    for receptacle in sorted(location):
-        here[location[receptacle]].append(receptacle)
-    sentence = _TASK.search(data["grammar"])
-    return Game(
-        goal=parse_goal(goal),
-        sentence=json.loads(f'"{sentence.group(2)}{sentence.group(3)}"') if sentence else "",
-        grammar=parse_grammar(_TASK.sub(r"\g<1>UNKNOWN GOAL\g<3>", data["grammar"], count=1)),
-        names=shown_names(arg for rows in facts.values() for fact in rows for arg in fact),
-        static={name: frozenset(rows) for name, rows in facts.items() if name not in _DYNAMIC},
-        start={name: frozenset(facts.get(name, ())) for name in _DYNAMIC},
-        location=location,
-        here={place: tuple(found) for place, found in here.items()},
-        object_type=_function(facts["objecttype"], "type of object"),
-        receptacle_type=_function(facts["receptacletype"], "type of receptacle"),
-        devices=_devices(data["pddl_domain"]),
-        walkthrough=tuple(data.get("walkthrough") or ()),
-        travel={},
-        phrases={},
-    )
-
-
-def shown_names(ids: Iterable[str]) -> dict[str, str]:
-    """Entity id -> class name and number; ids of a class in order get its numbers downwards."""
-    ordered = sorted(set(ids))
-    classes = {}
-    for entity in ordered:
-        name, bar, _ = entity.partition("_bar_")
-        classes[entity] = (name + "basin" if "basin" in entity else name) if bar else ""
-    left = Counter(classes.values())
-    names = {}
-    for entity in ordered:
-        name = classes[entity]
-        names[entity] = f"{name} {left[name]}" if name else f"{entity} "
-        left[name] -= 1
-    return names
 
 
 class World:
-    """A game being played. `commands` are the admissible ones in stock order after the last `do`."""
+    """A game being played."""
 
-    __slots__ = ("commands", "facts", "game", "options")
+    __slots__ = ("_reads", "_scene", "ending", "facts", "game")
 
-    def __init__(self, game: Game, facts: dict[str, set[Fact]] | None = None) -> None:
+    def __init__(self, game: Game, played: World | None = None) -> None:
+        source, ending = (game.start, game.ending) if played is None else (played.facts, played.ending)
         self.game = game
-        self.facts = facts if facts is not None else {name: set(rows) for name, rows in game.start.items()}
-        self._refresh()
+        self.facts: dict[str, set[Fact]] = {name: set(rows) for name, rows in source.items()}
+        self.ending: dict[str, Index] = {name: dict(ending.get(name, ())) for name in self.facts}
+        self._scene: Scene | None = None
+        self._reads: Reads = {}
 
     def copy(self) -> World:
         """An independent world in the same state."""
-        return World(self.game, {name: set(rows) for name, rows in self.facts.items()})
+        return World(self.game, self)
 
     # ---- what can be seen -------------------------------------------------------------------------
 
@@ -143,9 +51,13 @@ class World:
         """Neither openable nor closed."""
         return (receptacle,) not in self.game.static.get("openable", ()) or (receptacle,) in self.facts["opened"]
 
+    def contents(self, receptacle: str) -> tuple[Fact, ...]:
+        """(object, receptacle) of what lies in or on a receptacle, seen or not."""
+        return self.ending["inreceptacle"].get(receptacle, ())
+
     def intro(self) -> str:
         """The first observation, banner and task included."""
-        text = self._write(self.game.grammar.rules["intro"][0].pieces, {})
+        text = self._say("intro", self.game.grammar.rules["intro"][0].pieces, {})
         return text.replace("UNKNOWN GOAL", self.game.sentence.removesuffix("."))
 
     @property
@@ -160,9 +72,18 @@ class World:
 
     # ---- what can be done -------------------------------------------------------------------------
 
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The admissible commands, in stock order."""
+        return self._here().commands
+
+    def action(self, command: str) -> Action | None:
+        """What an admissible command does; None for any other text."""
+        return self._travel().get(command) or self._here().actions.get(command)
+
     def do(self, command: str) -> str:
         """Take a command; a text that is not an admissible one changes nothing."""
-        action = self.options.get(command.strip())
+        action = self.action(command.strip())
         if action is None:
             return NOTHING
         name, binding = action
@@ -171,34 +92,59 @@ class World:
             self._set(predicate, fact, False)
         for predicate, fact in add:
             self._set(predicate, fact, True)
-        text = self._write(self.game.grammar.feedback[name], binding)
-        self._refresh()
-        return text
+        self._scene = None
+        return self._say(name, self.game.grammar.feedback[name], binding)
 
     def _set(self, predicate: str, fact: Fact, holds: bool) -> None:
         # stock keeps what was made false as a fact of its own, and its grammar asks for it
-        self.facts.setdefault(predicate, set())
-        gone = self.facts.setdefault(f"not_{predicate}", set())
-        (self.facts[predicate] if holds else gone).add(fact)
-        (gone if holds else self.facts[predicate]).discard(fact)
+        self._keep(predicate, fact, holds)
+        self._keep(f"not_{predicate}", fact, not holds)
 
-    def _refresh(self) -> None:
-        options = dict(self._travel())
-        for name, binding in _applicable(self):
-            options.setdefault(self._phrase(name, binding), (name, binding))
-        self.options: dict[str, Action] = options
-        self.commands: tuple[str, ...] = tuple(sorted(options))
+    def _keep(self, predicate: str, fact: Fact, holds: bool) -> None:
+        rows = self.facts.setdefault(predicate, set())
+        if (fact in rows) is holds:
+            return
+        ending, last = self.ending.setdefault(predicate, {}), fact[-1]
+        others = ending.get(last)
+        if holds:
+            rows.add(fact)
+            ending[last] = tuple(sorted((*others, fact))) if others else (fact,)
+        else:
+            rows.remove(fact)
+            ending[last] = tuple([row for row in others or () if row != fact])
+
+    def _here(self) -> Scene:
+        if self._scene is None:
+            place, seen = self.place, self._seen()
+            scene = self.game.scenes.get(place)
+            if scene is None or scene.seen != seen:
+                actions = {self._phrase(name, binding): (name, binding) for name, binding in _applicable(self)}
+                scene = Scene(seen, actions, tuple(sorted((*self._travel(), *actions))))
+                self.game.scenes[place] = scene
+            self._scene = scene
+        return self._scene
+
+    def _seen(self) -> tuple[Any, ...]:
+        opened, contents = self.ending["opened"], self.ending["inreceptacle"]
+        receptacles = [(opened.get(name), contents.get(name)) for name in self.game.here.get(self.place, ())]
+        return self.held, self.ending["objectatlocation"].get(self.place), receptacles
 
     def _travel(self) -> dict[str, Action]:
         start, game = self.place, self.game
         if start not in game.travel:
-            bindings = [
-                {"a": AGENT, "lstart": start, "lend": end, "r": receptacle}
-                for receptacle, end in sorted(game.location.items())
-                if end != start
-            ]
-            game.travel[start] = {self._phrase("gotolocation", b): ("gotolocation", b) for b in bindings}
+            game.travel[start] = {
+                command: action for command, action in self._everywhere().items() if action[1]["lend"] != start
+            }
         return game.travel[start]
+
+    def _everywhere(self) -> dict[str, Action]:
+        """The go-to commands of all receptacles; `lstart` stays out of the binding, no grammar names it."""
+        game = self.game
+        if "" not in game.travel:
+            bindings = [{"a": AGENT, "lend": end, "r": receptacle} for receptacle, end in game.location.items()]
+            found = {self._phrase("gotolocation", b): ("gotolocation", b) for b in bindings}
+            game.travel[""] = dict(sorted(found.items()))
+        return game.travel[""]
 
     def _phrase(self, name: str, binding: Binding) -> str:
         key = (name, *binding.values())
@@ -208,6 +154,18 @@ class World:
 
     # ---- text -------------------------------------------------------------------------------------
 
+    def _say(self, name: str, pieces: Any, binding: Binding) -> str:
+        """The text of `pieces`, written anew only when a fact that it was made from has changed."""
+        key = (name, *binding.values())
+        known = self.game.said.get(key)
+        if known is None or not self._unchanged(known[0]):
+            self._reads = {}
+            known = self.game.said[key] = (self._reads, self._write(pieces, binding))
+        return known[1]
+
+    def _unchanged(self, reads: Reads) -> bool:
+        return all(self._find(predicate, last) == found for (predicate, last), found in reads.items())
+
     def _write(self, pieces: Any, binding: Binding) -> str:
         return self.game.grammar.write(pieces, binding, self.game.names, self._solve)
 
@@ -216,19 +174,25 @@ class World:
             yield binding
             return
         name, variables = query[0]
-        rows = self.facts.get(name) or self.game.static.get(name, ())
-        bound = [binding.get(variable) for variable in variables]
+        bound = tuple([binding.get(variable) for variable in variables])
+        rows = self._find(name, bound[-1])
+        if name not in self.game.static:
+            self._reads[name, bound[-1]] = rows
         if None not in bound:
-            if tuple(bound) in rows:
+            if bound in rows:
                 yield from self._solve(query[1:], binding)
             return
         taken = set(binding.values())
-        matches = [
-            row for row in rows
-            if all(want == got if want is not None else got not in taken for want, got in zip(bound, row, strict=True))
-        ]  # fmt: skip
-        for row in sorted(matches):
-            yield from self._solve(query[1:], {**binding, **dict(zip(variables, row, strict=True))})
+        for row in rows:
+            if all(want == got if want is not None else got not in taken for want, got in zip(bound, row, strict=True)):
+                yield from self._solve(query[1:], {**binding, **dict(zip(variables, row, strict=True))})
+
+    def _find(self, predicate: str, last: str | None) -> tuple[Fact, ...]:
+        """The facts of a predicate, in order: those that end in `last`, or all."""
+        if last is None:
+            return tuple(sorted(self.facts.get(predicate) or self.game.static.get(predicate, ())))
+        ending = self.ending if predicate in self.ending else self.game.ending
+        return ending.get(predicate, {}).get(last, ())
 
 
 def _applicable(world: World) -> Iterator[Action]:
@@ -244,15 +208,18 @@ def _applicable(world: World) -> Iterator[Action]:
         if (receptacle,) in game.static.get("openable", ()):
             opened = (receptacle,) in world.facts["opened"]
             yield "closeobject" if opened else "openobject", {**at, "r": receptacle}
-    for thing, receptacle in world.facts["inreceptacle"]:
-        if receptacle not in here:
-            continue
-        if held is None and (thing,) in game.static.get("pickupable", ()) and world.accessible(receptacle):
-            yield "pickupobject", {**at, "o": thing, "r": receptacle}
-        if (thing,) in game.static.get("toggleable", ()):
-            yield "toggleobject", {**at, "o": thing, "r": receptacle}
+        yield from _with_contents(world, receptacle, held, at)
     if held is not None:
         yield from _with_held(world, held, here, at)
+
+
+def _with_contents(world: World, receptacle: str, held: str | None, at: Binding) -> Iterator[Action]:
+    takes = held is None and world.accessible(receptacle)
+    for thing, _ in world.contents(receptacle):
+        if takes and (thing,) in world.game.static.get("pickupable", ()):
+            yield "pickupobject", {**at, "o": thing, "r": receptacle}
+        if (thing,) in world.game.static.get("toggleable", ()):
+            yield "toggleobject", {**at, "o": thing, "r": receptacle}
 
 
 _TREATMENTS = {"cleanobject": "cleanable", "heatobject": "heatable", "coolobject": "coolable"}
@@ -281,7 +248,7 @@ Changes = list[tuple[str, Fact]]
 def _effects(world: World, name: str, b: Binding) -> tuple[Changes, Changes]:
     """Facts that action `name` makes true, and those it makes false first."""
     if name == "gotolocation":
-        return [("atlocation", (AGENT, b["lend"]))], [("atlocation", (AGENT, b["lstart"]))]
+        return [("atlocation", (AGENT, b["lend"]))], [("atlocation", (AGENT, world.place))]
     if name == "openobject":
         return [("opened", (b["r"],)), ("checked", (b["r"],))], []
     if name == "closeobject":
@@ -306,30 +273,3 @@ def _effects(world: World, name: str, b: Binding) -> tuple[Changes, Changes]:
         return [*([] if is_on else on), ("istoggled", (b["o"],))], on if is_on else []
     checked = {"look": "l", "examinereceptacle": "r", "examineobject": "o"}.get(name, "a")
     return [("checked", (b[checked],))], []
-
-
-def _read_facts(text: str) -> dict[str, list[Fact]]:
-    facts: dict[str, list[Fact]] = defaultdict(list)
-    for name, args in re.findall(r"\(\s*([\w-]+)\s+([^()]+?)\s*\)", text):
-        if name not in ("distance", "total-cost"):
-            facts[name].append(tuple(args.split()))
-    return facts
-
-
-def _function(rows: Iterable[Fact], what: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, value in rows:
-        if found.setdefault(key, value) != value:
-            raise EnvError(f"Expected one {what} {key}, got {found[key]} and {value}.")
-    return found
-
-
-def _devices(domain: str) -> dict[str, frozenset[str]]:
-    """Types named in the preconditions of the actions that treat or slice an object."""
-    text = re.sub(r";[^\n]*", "", domain.lower())
-    found = {}
-    for action, variable in (("cleanobject", "r"), ("heatobject", "r"), ("coolobject", "r"), ("sliceobject", "ko")):
-        body = re.search(rf"\(:action\s+{action}\b(.*?):effect", text, re.S)
-        types = re.findall(rf"type\s+\?{variable}\s+(\w+)\s*\)", body.group(1)) if body else []
-        found[action] = frozenset(types)
-    return found

@@ -6,30 +6,22 @@ import copy
 import json
 import random
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from ..core import State, TextEnv
 from ..errors import RequestError, UnknownName
 from ..task import Task
 from . import official, stock, tables
-from .engine import Game, World, parse_game
+from .engine import World
 from .experts import Explorer, oracle
+from .game import Game, parse_game
 from .generator import Level, generate
 from .goals import TASK_TYPES
 
-EXPERTS, BACKENDS = ("exploring", "oracle"), ("python", "stock")
+EXPERTS, BACKENDS = ("exploring", "oracle"), ("fast", "stock")
 SIZES = {"train": 10_000, "validation": 500, "test": 1_000}
 _PARAMETERS = ("task_types", "receptacles", "distractors", "max_turns", "source")
 _FIRST_SEED = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
-
-
-class Snapshot(NamedTuple):
-    """An episode's state, to be handed back to `ALFWorldEnv.restore`."""
-
-    world: World
-    explorer: Explorer
-    turn: int
-    state: State
 
 
 class ALFWorldEnv(TextEnv):
@@ -37,10 +29,10 @@ class ALFWorldEnv(TextEnv):
 
     Splits `train`, `validation`, `test` are generated from floor plans of their own; `official_train`,
     `official_valid_seen` and `official_valid_unseen` are the published games where they are found
-    (`official.find`). The score counts the goal's conditions that hold, success is the goal itself.
+    (see `official`). The score counts the goal's conditions that hold, success is the goal itself.
 
     expert: `"exploring"` (knows only what it was shown) or `"oracle"` (knows the state, short plans).
-    backend: `"python"`, or `"stock"` for TextWorld's engine, a thousand times slower, checked against ours.
+    backend: `"fast"`, or `"stock"` for TextWorld's engine, a thousand times slower, checked against ours.
     """
 
     id: ClassVar[str] = "turnwise/ALFWorld-v0"
@@ -50,7 +42,7 @@ class ALFWorldEnv(TextEnv):
         split: str = "train",
         render_mode: str | None = None,
         expert: str = "exploring",
-        backend: str = "python",
+        backend: str = "fast",
         **params: Any,
     ) -> None:
         if expert not in EXPERTS:
@@ -64,6 +56,10 @@ class ALFWorldEnv(TextEnv):
     @classmethod
     def splits(cls) -> dict[str, int]:
         return dict(SIZES) | official.splits()
+
+    @classmethod
+    def missing(cls) -> str:
+        return official.missing()
 
     @classmethod
     def tasks(
@@ -108,11 +104,11 @@ class ALFWorldEnv(TextEnv):
         self.world = stock.StockWorld(game, game_file(task), self._engine) if self._engine else World(game)
         observation = self.world.intro()
         self.max_score = float(self.world.progress()[1])
-        self._explorer = Explorer(game.goal, observation, self.world.commands)
+        self._explorer = Explorer(game.goal, observation, self.world.commands, lived_in=task.game is not None)
         return self._state(observation, True)
 
     def act(self, action: str) -> State:
-        admissible = action in self.world.options
+        admissible = self.world.action(action) is not None
         observation = self.world.do(action)
         self._explorer.observe(action, admissible, observation, self.world.commands)
         return self._state(observation, admissible)
@@ -122,16 +118,14 @@ class ALFWorldEnv(TextEnv):
             return next(iter(oracle(self.world)), "look")
         return self._explorer.act()
 
-    def snapshot(self) -> Snapshot:
-        """The state now, for `restore` in any environment that was reset to the same task."""
-        return Snapshot(self.world.copy(), copy.deepcopy(self._explorer), self.turn, self.state)
+    def clone_state(self) -> tuple[World, Explorer] | None:
+        return None if self._engine else (self.world.copy(), copy.deepcopy(self._explorer))
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Continue from `snapshot` as if nothing had happened since; it can be restored again."""
+    def restore_state(self, clone: tuple[World, Explorer]) -> bool:
         if self._engine:
-            raise RequestError("Expected backend='python' for restore(), got 'stock', which cannot go back.")
-        self.world, self._explorer = snapshot.world.copy(), copy.deepcopy(snapshot.explorer)
-        self.turn, self.state = snapshot.turn, snapshot.state
+            return False
+        self.world, self._explorer = clone[0].copy(), copy.deepcopy(clone[1])
+        return True
 
     def _state(self, observation: str, admissible: bool) -> State:
         met, total = self.world.progress()

@@ -5,6 +5,7 @@ An explorer's demonstrations teach to search; an oracle's teach to guess where n
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -12,7 +13,8 @@ from itertools import permutations
 
 from ..errors import EnvError
 from . import tables
-from .engine import Fact, World
+from .engine import World
+from .game import Fact
 from .goals import Goal
 
 _TREATMENTS = {
@@ -92,14 +94,14 @@ def _two(world: World, sources: Sequence[Fact], targets: list[str]) -> Iterator[
 
 def _play(world: World, errands: list[Errand]) -> list[str] | None:
     """Commands that run the errands on a copy, or None where one is not possible or the goal is missed."""
-    copy, plan = world.copy(), []
+    played, plan = world.copy(), []
     for kind, thing, place in errands:
-        places = [place] if place else _droppable(copy, thing)
-        steps = next((found for spot in places if (found := _errand(copy, kind, thing, spot)) is not None), None)
+        places = [place] if place else _droppable(played, thing)
+        steps = next((found for spot in places if (found := _errand(played, kind, thing, spot)) is not None), None)
         if steps is None:
             return None
         plan += steps
-    return plan if copy.won else None
+    return plan if played.won else None
 
 
 def _droppable(world: World, thing: str) -> list[str]:
@@ -146,12 +148,15 @@ def _command(commands: Iterable[str], kind: str, thing: str, place: str = "") ->
 class Explorer:
     """Finds and does from goal, observations and commands alone; `observe` after every turn, `act` when asked.
 
-    It looks through receptacles in the order of the commands, those that can hold the wanted object
-    first, opens what is closed, takes the object when it has seen it, and remembers what it saw.
+    It looks through the receptacles, likely ones first, opens what is closed, takes the object when it has
+    seen it, and remembers what it saw. Likely are, in the order of the commands, those that can hold the
+    object; `lived_in`: those where `tables.USUAL` has it, as in the published games.
     """
 
-    def __init__(self, goal: Goal, observation: str, commands: Sequence[str]) -> None:
+    def __init__(self, goal: Goal, observation: str, commands: Sequence[str], lived_in: bool = False) -> None:
+        self.lived_in = lived_in
         self.task_type = goal.task_type
+        self.treatment = _TREATMENTS.get(goal.task_type, ("",))[0]
         self.wanted, self.target, self.lamp = (
             kind.removesuffix("type") for kind in (goal.object, goal.receptacle, goal.lamp)
         )
@@ -163,10 +168,22 @@ class Explorer:
         self.refused: set[str] = set()
         """Where the held object cannot be put."""
         self.commands = commands
+        self._unread: list[tuple[str, bool, str, Sequence[str]]] = []
+        """Turns not yet thought about: most episodes never ask the expert."""
         self._look(observation)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Explorer:
+        """Only what it knows is copied: texts and lists of commands are never changed."""
+        other = copy.copy(self)
+        other.seen = {place: set(things) for place, things in self.seen.items()}
+        other.treated, other.refused, other._unread = set(self.treated), set(self.refused), list(self._unread)
+        return other
 
     def observe(self, action: str, admissible: bool, observation: str, commands: Sequence[str]) -> None:
         """Take in a turn: what was done, whether it was possible, what came."""
+        self._unread.append((action, admissible, observation, commands))
+
+    def _read(self, action: str, admissible: bool, observation: str, commands: Sequence[str]) -> None:
         self.commands = commands
         self._look(observation)
         if not admissible:
@@ -180,11 +197,16 @@ class Explorer:
             self.seen.setdefault(self.origin, set()).discard(self.held)
         elif verb in ("move", "put"):
             self._put(" ".join(rest.split()[-2:]))
-        elif verb in ("clean", "heat", "cool"):
+        elif verb == self.treatment:
             self.treated.add(self.held)
+        elif {verb, self.treatment} == {"heat", "cool"}:  # each undoes the other
+            self.treated.discard(self.held)
 
     def act(self) -> str:
         """The next command."""
+        for turn in self._unread:
+            self._read(*turn)
+        self._unread.clear()
         if self.held and _class(self.held) != self.wanted:
             return self._drop()
         if self.held:
@@ -211,7 +233,7 @@ class Explorer:
     def _placed(self, thing: str, place: str) -> bool:
         if self.task_type == "pick_two_obj_and_place":
             return place == self._goal_place()
-        return _class(place) == self.target and (self.task_type not in _TREATMENTS or thing in self.treated)
+        return _class(place) == self.target and (not self.treatment or thing in self.treated)
 
     def _goal_place(self) -> str:
         """The target's first receptacle, or for two objects the one that has one of them."""
@@ -220,8 +242,8 @@ class Explorer:
         return (begun if begun and self.task_type == "pick_two_obj_and_place" else targets)[0]
 
     def _deliver(self) -> str:
-        if self.task_type in _TREATMENTS and self.held not in self.treated:
-            device = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}[_TREATMENTS[self.task_type][0]]
+        if self.treatment and self.held not in self.treated:
+            device = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}[self.treatment]
             place = next(p for p in self.places if _class(p) == device)
             return self._at(place, _command(self.commands, "treat", self.held, place))
         place = self._goal_place()
@@ -233,10 +255,12 @@ class Explorer:
 
     def _drop(self) -> str:
         """Put a useless object where it came from, or wherever it fits."""
-        command = _command(self.commands, "put", self.held)
-        if command or f"open {self.at}" in self.commands:
-            return command or f"open {self.at}"
-        self.refused.add(self.at)
+        command = _command(self.commands, "put", self.held) or next(
+            (f"open {place}" for place in self.places if f"open {place}" in self.commands), None
+        )
+        if command:
+            return command
+        self.refused.update(place for place in self.places if f"go to {place}" not in self.commands)
         likely = [place for place in self.places if _class(place) in _holders(_class(self.held))]
         for place in (self.origin, *likely, *self.places):
             if place not in self.refused and self._at(place, None) in self.commands:
@@ -251,10 +275,25 @@ class Explorer:
         return f"examine {place}"
 
     def _search(self, wanted: str) -> str:
-        likely = [p for p in self.places if _class(p) != self.target and _class(p) in _holders(wanted)]
-        order = [*likely, *(place for place in self.places if place not in likely)]
+        order = self._usual_order(wanted) if self.lived_in else self._order(wanted)
         place = next((place for place in order if place not in self.seen), None)
         return self._at(place, None) if place else "look"
+
+    def _order(self, wanted: str) -> list[str]:
+        likely = [p for p in self.places if _class(p) != self.target and _class(p) in _holders(wanted)]
+        return [*likely, *(place for place in self.places if place not in likely)]
+
+    def _usual_order(self, wanted: str) -> list[str]:
+        """Usual places first, at the target last; among equals one at hand, then by number."""
+        usual = tables.USUAL.get(wanted, "").split()
+
+        def key(place: str) -> tuple[bool, int, bool, int]:
+            kind, _, number = place.partition(" ")
+            rank = usual.index(kind) if kind in usual else len(usual)
+            at_target = kind == self.target and not self.treatment
+            return at_target, rank, f"go to {place}" in self.commands, int(number)
+
+        return sorted(self.places, key=key)
 
 
 def _class(name: str) -> str:

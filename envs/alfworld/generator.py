@@ -14,7 +14,8 @@ from typing import Any
 
 from ..errors import RequestError
 from . import tables
-from .engine import World, parse_game
+from .engine import World
+from .game import parse_game
 from .goals import TASK_TYPES
 
 MIN_RECEPTACLES, MAX_RECEPTACLES = 4, 60

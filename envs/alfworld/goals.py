@@ -38,12 +38,11 @@ class Goal(NamedTuple):
         if self.task_type == "look_at_obj_in_light":
             return self._light(world) + self._holding(world), 2
         inside = [
-            (thing, place) for thing, place in world.facts["inreceptacle"]
-            if world.game.object_type.get(thing) == self.object
-            and world.game.receptacle_type.get(place) == self.receptacle
+            fact for place in world.game.targets for fact in world.contents(place)
+            if world.game.object_type.get(fact[0]) == self.object
         ]  # fmt: skip
         if self.task_type == "pick_two_obj_and_place":
-            places = [place for _, place in set(inside)]
+            places = [place for _, place in inside]
             return min(2, max(map(places.count, places), default=0)), 2
         if self.task_type not in _STATES:
             return int(bool(inside)), 1
@@ -61,9 +60,9 @@ class Goal(NamedTuple):
     def _light(self, world: World) -> int:
         here = world.game.here.get(world.place, ())
         return int(any(
-            place in here and (thing,) in world.facts["istoggled"]
-            and world.game.object_type.get(thing) == self.lamp and (thing,) in world.game.static.get("toggleable", ())
-            for thing, place in world.facts["inreceptacle"]
+            (thing,) in world.facts["istoggled"] and world.game.object_type.get(thing) == self.lamp
+            and (thing,) in world.game.static.get("toggleable", ())
+            for place in here for thing, _ in world.contents(place)
         ))  # fmt: skip
 
     def _holding(self, world: World) -> int:

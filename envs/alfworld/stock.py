@@ -7,7 +7,8 @@ import threading
 from typing import Any
 
 from ..errors import EnvError, MissingDependency
-from .engine import Game, World
+from .engine import World
+from .game import Game
 
 _TRANSLATOR = threading.Lock()
 """Loading a game writes `sys.argv` and swaps `sys.stdout`: one at a time in a process."""

@@ -1,4 +1,4 @@
-"""Microsoft TextWorld: generated text games in four families."""
+"""Microsoft TextWorld: generated text games in five families."""
 
 from __future__ import annotations
 

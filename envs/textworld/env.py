@@ -17,6 +17,8 @@ NOT_A_VERB = "That's not a verb I recognise."
 """The engine's own words for an unknown verb, given for commands to the interpreter too."""
 
 ONE_ACTION = "Write one action at a time."
+NOTHING_TO_REPEAT = "You can hardly repeat that."
+NO_ANSWER = "Nothing happens."
 
 INTERPRETER_VERBS = frozenset(
     word[:9]
@@ -75,7 +77,7 @@ _NO_EFFECT = ("look", "l", "inventory", "i", "examine", "x")
 
 
 class TextWorldEnv(TextEnv):
-    """Families custom, coin_collector, treasure_hunter and cooking; score as the game counts it.
+    """Families custom, coin_collector, treasure_hunter, cooking and simple; score as the game counts it.
 
     `commands=True` lists the admissible commands each turn (about a third of the engine's speed).
     The goal is in `info["goal"]`; the title and the status line of the engine's text are left out.
@@ -92,6 +94,7 @@ class TextWorldEnv(TextEnv):
         self._lists_commands = commands
         self._game: Any = None
         self._path: Path | None = None
+        self._dense = False
         self._walkthrough: list[str] = []
         self._sent: list[str] = []
         self._position: int | None = 0
@@ -110,34 +113,36 @@ class TextWorldEnv(TextEnv):
         """The first `count` tasks of `split`.
 
         `family` and its sizes: custom `rooms objects quest` (or `grid="w2-o3-q4"`), coin_collector and
-        treasure_hunter `level`, cooking `recipe take go open cook cut drop`. `max_turns` replaces the
-        family's limit; `walkthrough_in_goal=True` lets the goal spell out every step, as TextWorld does
-        unless told not to.
+        treasure_hunter `level`, cooking `recipe take go open cook cut drop recipe_seed foods`, simple
+        `rewards goal foods`. `max_turns` replaces the family's limit; `walkthrough_in_goal=True` lets the
+        goal spell out every step, as TextWorld does unless told not to; `dense=True` counts the steps that
+        are left of the engine's winning policy where the game itself pays only at the end.
         """
         return make_tasks(split, count, **params)
 
     def start(self, task: Task) -> State:
-        path = ensure_game(task)
-        if path != self._path:
+        path, dense = ensure_game(task), bool(task.params.get("dense", False))
+        if (path, dense) != (self._path, self._dense):
             self.close()
-            self._game, self._path = _start_game(path, commands=self._lists_commands), path
+            self._game = _start_game(path, commands=self._lists_commands, policy=dense)
+            self._path, self._dense = path, dense
         facts = json.loads(path.with_suffix(".json").read_text())
         self._walkthrough = list(facts["metadata"]["walkthrough"])
         self.goal = str(facts["objective"])
         self._sent, self._position, self._moves = [], 0, 0
         found = self._game.reset()
-        self.max_score = float(found.max_score)
+        self.max_score = float(len(self._walkthrough) if dense else found.max_score)
         return self._state(found, _opening(found.feedback, self.goal), admissible=True)
 
     def act(self, action: str) -> State:
         if self.state.success or self.state.failure:
             return self.state._replace(observation="The game is over.", admissible=False)
-        refusal = refuse(action)
+        refusal = refuse(action, first=not self._sent)
         if refusal is not None:
             return self.state._replace(observation=refusal, admissible=False)
         self._sent.append(action)
         found, _, _ = self._game.step(action)
-        observation = _clean(found.feedback)
+        observation = _clean(found.feedback) or NO_ANSWER
         admissible = self._was_admissible(action, observation, int(found.moves))
         self._position = follow(self._walkthrough, self._position, action.lower(), admissible)
         return self._state(found, observation, admissible)
@@ -161,12 +166,21 @@ class TextWorldEnv(TextEnv):
         listed = tuple(found.admissible_commands) if self._lists_commands and not over else ()
         return State(
             observation,
-            float(found.score),
+            self._progress(found) if self._dense else float(found.score),
             success=bool(found.won),
             failure=bool(found.lost) and not found.won,
             commands=listed if self._lists_commands else None,
             admissible=admissible,
         )
+
+    def _progress(self, found: Any) -> float:
+        """Steps of the winning policy done: as many as it had less those that are left, never below 0.
+
+        Below `max_score` unless the goal is reached, so no loss pays like a win; 0 once no policy wins.
+        """
+        if found.won or found.lost or not found.policy_commands:
+            return self.max_score if found.won else 0.0
+        return max(0.0, self.max_score - len(found.policy_commands))
 
     def _was_admissible(self, action: str, observation: str, moves: int) -> bool:
         """It was listed, or the engine did it: 'get lamp' is as good as the listed 'take lamp'."""
@@ -188,12 +202,17 @@ class TextWorldEnv(TextEnv):
             game.close()
 
 
-def refuse(action: str) -> str | None:
-    """The answer to an action that must not reach the interpreter, or None for one that may."""
+def refuse(action: str, first: bool = False) -> str | None:
+    """The answer to an action that must not reach the interpreter, or None for one that may.
+
+    The first one cannot ask for a repetition: what the interpreter heard before it is ours, not the player's.
+    """
     text = action.lower().rstrip(" .!")
     words = text.split()
     if not words or words[0][:9] in INTERPRETER_VERBS or words[0].startswith(("tw-", "print_")):
         return NOT_A_VERB
+    if first and words[0] in ("again", "g"):
+        return NOTHING_TO_REPEAT
     if "\\" in text:  # the interpreter's front end takes what follows as a key
         return NOT_A_VERB
     if any(mark in text for mark in ".,;") or "then" in words:
@@ -232,9 +251,9 @@ def _start_game(path: Path, commands: bool = False, policy: bool = False) -> Any
 
 
 def _opening(feedback: str, goal: str) -> str:
-    """The first room: what follows the title's letters of dollar signs and the goal."""
+    """The first room: what follows the title's letters of dollar signs and the goal, where there is one."""
     after_title = feedback.rpartition("$$")[2]
-    return _clean(after_title.partition(goal)[2] or after_title)
+    return _clean((goal and after_title.partition(goal)[2]) or after_title)
 
 
 def _clean(feedback: str) -> str:

@@ -31,7 +31,7 @@ SPLITS: dict[str, tuple[int, int]] = {
 """Split -> first seed, number of seeds. Train, test and demonstration seeds start where those of
 "A Practitioner's Guide to Multi-turn Agentic RL" (arXiv 2510.01132) do; ranges do not meet."""
 
-SIZES: dict[str, dict[str, tuple[int, range]]] = {
+SIZES: dict[str, dict[str, tuple[int | str, range | tuple[str, ...]]]] = {
     "custom": {"rooms": (2, range(1, 51)), "objects": (3, range(1, 101)), "quest": (4, range(1, 51))},
     "coin_collector": {"level": (5, range(1, 251))},
     "treasure_hunter": {"level": (5, range(1, 31))},
@@ -40,13 +40,28 @@ SIZES: dict[str, dict[str, tuple[int, range]]] = {
         "take": (1, range(6)),
         "go": (1, range(1, 13)),
         **{skill: (0, range(2)) for skill in ("open", "cook", "cut", "drop")},
+        "recipe_seed": (0, range(1 << 31)),
+        "foods": ("split", ("split", "train", "valid", "test", "all")),
+    },
+    "simple": {
+        "rewards": ("dense", ("dense", "balanced", "sparse")),
+        "goal": ("brief", ("detailed", "brief", "none")),
+        "foods": ("split", ("split", "train", "test")),
     },
 }
 """Family -> size -> default and allowed values. Coin collector is limited to 100 rooms by the engine."""
 
+FOODS: dict[str, dict[str, str]] = {
+    "cooking": {"train": "train", "demonstrations": "train", "validation": "valid", "test": "test"},
+    "simple": {"train": "train", "demonstrations": "train", "validation": "train", "test": "test"},
+}
+"""Family -> split -> TextWorld's own split of the food: recipes (cooking) or names (simple) kept for testing."""
+
+DENSE = ("custom", "coin_collector", "treasure_hunter")
+"""Families that pay one point at the end, and whose remaining steps the engine can count."""
+
 SEED_STRIDE = 1_000_000
 MAX_CANDIDATES = 40
-_FOODS = {"train": "train", "demonstrations": "train", "validation": "valid", "test": "test"}
 _LAYOUT = 1
 """Raise when the same task would compile to other bytes, so that old cache entries are not read."""
 
@@ -58,16 +73,13 @@ def make_tasks(split: str, count: int | None = None, **params: Any) -> list[Task
     """The first `count` tasks of `split`; see `TextWorldEnv.tasks`."""
     if split not in SPLITS:
         raise UnknownName(f"split of {ENV_ID}", split, SPLITS)
-    walkthrough, max_turns = bool(params.pop("walkthrough_in_goal", False)), params.pop("max_turns", None)
+    options = {name: bool(params.pop(name, False)) for name in ("walkthrough_in_goal", "dense")}
+    max_turns = params.pop("max_turns", None)
     sizes = check_sizes(**params)
-    if walkthrough:
-        if sizes["family"] == "cooking":
-            raise RequestError(
-                "walkthrough_in_goal: the goal of a cooking game never holds its walkthrough. Leave it out."
-            )
-        sizes["walkthrough_in_goal"] = True
-    if sizes["family"] == "cooking":
-        sizes["foods"] = _FOODS[split]
+    _check_options(sizes, **options)
+    sizes.update({name: True for name, asked in options.items() if asked})
+    if sizes.get("foods") == "split":
+        sizes["foods"] = FOODS[sizes["family"]][split]
     first, size = SPLITS[split]
     turns, difficulty = int(max_turns or default_turns(sizes)), float(_length(sizes))
     return [
@@ -85,13 +97,28 @@ def check_sizes(family: str = "custom", grid: str | None = None, **sizes: Any) -
     for name in sizes:
         if name not in SIZES[family]:
             raise UnknownName(f"size of {ENV_ID} family {family}", name, SIZES[family])
-    full = {name: int(sizes.get(name, default)) for name, (default, _) in SIZES[family].items()}
-    for name, value in full.items():
-        allowed = SIZES[family][name][1]
-        if value not in allowed:
-            raise RequestError(f"Expected {name} of {family} in {allowed.start}..{allowed.stop - 1}, got {value}.")
+    full = {name: _check_size(family, name, sizes.get(name, default)) for name, (default, _) in SIZES[family].items()}
     _check_together(family, full)
     return {"family": family, **full}
+
+
+def _check_size(family: str, name: str, value: Any) -> int | str:
+    allowed = SIZES[family][name][1]
+    value = int(value) if isinstance(allowed, range) else str(value)
+    if value not in allowed:
+        span = f"{allowed.start}..{allowed.stop - 1}" if isinstance(allowed, range) else ", ".join(allowed)
+        raise RequestError(f"Expected {name} of {family} in {span}, got {value}.")
+    return value
+
+
+def _check_options(sizes: dict[str, Any], walkthrough_in_goal: bool, dense: bool) -> None:
+    family = sizes["family"]
+    if walkthrough_in_goal and family == "cooking":
+        raise RequestError("walkthrough_in_goal: the goal of a cooking game never holds its walkthrough. Leave it out.")
+    if walkthrough_in_goal and family == "simple" and sizes["goal"] != "detailed":
+        raise RequestError(f"walkthrough_in_goal: expected goal=detailed with it, got goal={sizes['goal']}.")
+    if dense and family not in DENSE:
+        raise RequestError(f"Expected dense with {', '.join(DENSE)}, got {family}, which pays step by step by itself.")
 
 
 def _parse_grid(family: str, grid: str) -> dict[str, int]:
@@ -101,11 +128,13 @@ def _parse_grid(family: str, grid: str) -> dict[str, int]:
     return dict(zip(("rooms", "objects", "quest"), map(int, match.groups()), strict=True))
 
 
-def _check_together(family: str, sizes: dict[str, int]) -> None:
+def _check_together(family: str, sizes: dict[str, Any]) -> None:
     if family == "cooking" and sizes["take"] > sizes["recipe"]:
         raise RequestError(f"Expected take <= recipe, got {sizes['take']} > {sizes['recipe']}.")
     if family == "cooking" and sizes["go"] not in (1, 6, 9, 12):
         raise RequestError(f"Expected go in 1, 6, 9, 12, got {sizes['go']}.")
+    if family == "cooking" and sizes["recipe_seed"] and not sizes["take"]:
+        raise RequestError("Expected take >= 1 with a recipe_seed: the new recipe's ingredients have to be fetched.")
     if family == "coin_collector":
         rooms = ((sizes["level"] - 1) // 100 + 1) * _length({"family": family, **sizes})
         if rooms > 100:
@@ -121,6 +150,8 @@ def _length(sizes: dict[str, Any]) -> int:
             return (sizes["level"] - 1) % 100 + 1
         case "treasure_hunter":
             return sizes["level"]
+        case "simple":
+            return 12  # steps of the longest walkthrough: the food is in the garden
         case _:
             return sum(sizes[name] for name in ("recipe", "take", "go", "open", "cook", "cut", "drop"))
 
@@ -148,7 +179,8 @@ def cache_folder() -> Path:
 
 def game_path(task: Task) -> Path:
     """Where the compiled game of `task` is or will be: named by the hash of all that decides its bytes."""
-    identity = {"layout": _LAYOUT, "textworld": version("textworld"), "seed": task.seed, "params": task.params}
+    params = {name: value for name, value in task.params.items() if name != "dense"}  # that decides the score only
+    identity = {"layout": _LAYOUT, "textworld": version("textworld"), "seed": task.seed, "params": params}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
     return cache_folder() / digest[:2] / digest / "game.z8"
 
@@ -242,7 +274,8 @@ def _challenge(name: str) -> Callable[[dict[str, Any], Any], Any]:
     def make(sizes: dict[str, Any], options: Any) -> Any:
         from textworld.challenges import CHALLENGES
 
-        settings = {"recipe_seed": 0, "split": sizes.get("foods"), **sizes}
+        foods = sizes.get("foods")
+        settings = {**sizes, "split": None if foods == "all" else foods, "test": foods == "test"}
         return CHALLENGES[name][1](settings, options)
 
     return make
@@ -253,6 +286,7 @@ _MAKERS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
     "coin_collector": _challenge("tw-coin_collector"),
     "treasure_hunter": _challenge("tw-treasure_hunter"),
     "cooking": _challenge("tw-cooking"),
+    "simple": _challenge("tw-simple"),
 }
 
 
