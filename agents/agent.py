@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 from ..envs.core import StopReason
@@ -51,6 +52,10 @@ class Agent(Protocol):
         """A player for the episode named `episode`; `expert` asks the environment's expert."""
         ...
 
+    def seat(self) -> AbstractContextManager[None]:
+        """Held by whoever plays one episode after the other; see `Engine.seat`."""
+        return nullcontext()
+
 
 class Dialogue:
     """The context of one episode, kept as ids: what was heard, what was said."""
@@ -91,7 +96,7 @@ class Dialogue:
         return self.renderer.start((*head, *past, ("user", self._message)))
 
 
-class LLMAgent:
+class LLMAgent(Agent):
     """Renders observations, asks an engine, parses its answer."""
 
     def __init__(
@@ -102,6 +107,9 @@ class LLMAgent:
 
     def play(self, episode: str, seed: int, expert: Callable[[], Awaitable[str]]) -> Player:
         return _LLMPlayer(self, episode, seed)
+
+    def seat(self) -> AbstractContextManager[None]:
+        return self.engine.seat()
 
 
 class _LLMPlayer:
@@ -138,7 +146,7 @@ class _LLMPlayer:
         self.agent.engine.close_session(self.episode)
 
 
-class ScriptedAgent:
+class ScriptedAgent(Agent):
     """Plays without a model: `random` over the listed commands, the environment's `expert`, `empty`."""
 
     def __init__(self, name: str) -> None:
@@ -163,7 +171,7 @@ class _ScriptedPlayer:
         pass
 
 
-class Demonstrator:
+class Demonstrator(Agent):
     """A scripted agent whose episodes carry the ids that a model would have read and written: data for SFT.
 
     Without a renderer it only listens: `heard` collects the exact texts, from which a tokenizer is made.
@@ -204,7 +212,7 @@ class _DemoPlayer:
         pass
 
 
-class ReplayAgent:
+class ReplayAgent(Agent):
     """Plays given actions, then nothing: replays a recorded episode."""
 
     name = "replay"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from ..envs.errors import TurnwiseError
@@ -65,6 +66,10 @@ class Engine(Protocol):
         """No more requests of this session will come."""
         ...
 
+    def seat(self) -> AbstractContextManager[None]:
+        """Held by whoever plays one episode after the other: at most one request of it is in flight."""
+        ...
+
     def close(self) -> None:
         """Free the engine."""
         ...
@@ -75,11 +80,17 @@ class SteppedEngine(ABC):
 
     `generate` calls of many coroutines meet in one batch; the event loop runs between two steps, so
     environments act while other episodes generate.
+
+    An `exact` engine waits with each step until every seat has a request. Which requests meet in a batch, and with it
+    the rounding of every log-prob, then depends on the episodes alone and not on how fast environments answered.
     """
 
     version: int = 0
 
-    def __init__(self) -> None:
+    def __init__(self, exact: bool = False) -> None:
+        self.exact = exact
+        self._seats = 0
+        self._stirred = asyncio.Event()
         self._futures: dict[str, asyncio.Future[Completion]] = {}
         self._pump: asyncio.Task[None] | None = None
 
@@ -95,10 +106,20 @@ class SteppedEngine(ABC):
     def abort(self, request_id: str) -> None:
         """Drop a request in flight."""
 
+    @contextmanager
+    def seat(self) -> Iterator[None]:
+        self._seats += 1
+        try:
+            yield
+        finally:
+            self._seats -= 1
+            self._stirred.set()
+
     async def generate(self, request: Request) -> Completion:
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         self._futures[request.id] = future
         self.submit(request)
+        self._stirred.set()
         if self._pump is None or self._pump.done():
             self._pump = asyncio.ensure_future(self._drive())
         try:
@@ -106,15 +127,13 @@ class SteppedEngine(ABC):
         except asyncio.CancelledError:
             if self._futures.pop(request.id, None) is not None:
                 self.abort(request.id)
+                self._stirred.set()
             raise
 
     async def _drive(self) -> None:
         """Step while anything runs; a failing step fails the requests in flight, not the program."""
-        while self._futures:
-            # Two passes of the loop: the first wakes the episodes that just got their tokens, the
-            # second takes in the requests they answer with, so that these join this very step.
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+        self._stirred = asyncio.Event()  # of the running loop: a training loop may call `asyncio.run` once per step
+        while await self._batch_is_ready():
             try:
                 ended = self.step()
             except Exception as error:  # the boundary to foreign code: becomes `engine_error`
@@ -128,3 +147,14 @@ class SteppedEngine(ABC):
                 future = self._futures.pop(request_id, None)
                 if future is not None and not future.done():
                     future.set_result(completion)
+
+    async def _batch_is_ready(self) -> bool:
+        """Wait for the requests that belong in the next step; False when none is left."""
+        # Two passes of the loop: the first wakes the episodes that just got their tokens, the
+        # second takes in the requests they answer with, so that these join this very step.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        while self.exact and 0 < len(self._futures) < self._seats:
+            self._stirred.clear()
+            await self._stirred.wait()
+        return bool(self._futures)

@@ -54,6 +54,8 @@ class Pool(Protocol):
 
     def lease(self, task: Task) -> AbstractAsyncContextManager[RemoteEnv]: ...
 
+    def capacity(self, task: Task) -> int | None: ...
+
 
 def episode_seed(*parts: int | str) -> int:
     """A 31-bit seed from whatever names an episode (run seed, step, task, copy)."""
@@ -70,17 +72,21 @@ async def rollout(
     on_end: Callable[[Trajectory], None] | None = None,
 ) -> list[Trajectory]:
     """Play all `episodes`, at most `concurrency` at once; trajectories come in the order of `episodes`."""
-    gate = asyncio.Semaphore(concurrency)
+    played: dict[int, Trajectory] = {}
+    waiting = iter(enumerate(episodes))
 
-    async def one(index: int, episode: Episode) -> Trajectory:
-        async with gate:
-            trajectory = await play(agent, episode, pool, limits or Limits(), name=f"{index}")
-        if on_end is not None:
-            on_end(trajectory)
-        return trajectory
+    async def one_after_the_other() -> None:
+        with agent.seat():
+            for index, episode in waiting:
+                played[index] = await play(agent, episode, pool, limits or Limits(), name=f"{index}")
+                if on_end is not None:
+                    on_end(played[index])
 
+    # No more seats than environments: an exact engine would wait for an episode that waits for a worker.
+    room = [capacity for task in {e.task.env: e.task for e in episodes}.values() if (capacity := pool.capacity(task))]
     with _collecting_new_garbage_only():
-        return list(await asyncio.gather(*(one(i, e) for i, e in enumerate(episodes))))
+        await asyncio.gather(*(one_after_the_other() for _ in range(min(concurrency, len(episodes), *room))))
+    return [played[index] for index in range(len(episodes))]
 
 
 @contextmanager

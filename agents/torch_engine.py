@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .engine import Completion, Request, SteppedEngine
+from .fused import FusedQwen3
 from .kv_cache import SlotCache
 
 DENSE_SHARE = 0.5
@@ -45,12 +46,15 @@ class TorchEngine(SteppedEngine):
     A session's cache survives between its requests: when the next prompt extends what is stored,
     only the new tokens are computed. Rows that end leave the batch, new ones join at any step.
     Sampling inverts the cumulative distribution at a number hashed from (seed, token index), so a
-    request draws the same tokens in any batch (up to rounding of the logits).
+    request draws the same tokens in any batch (up to rounding of the logits, which `exact` fixes too).
     """
 
-    def __init__(self, model: PreTrainedModel, max_batch: int = 256, prefill_tokens: int = 16_384) -> None:
-        super().__init__()
+    def __init__(
+        self, model: PreTrainedModel, max_batch: int = 256, prefill_tokens: int = 16_384, exact: bool = False
+    ) -> None:
+        super().__init__(exact)
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.fused = FusedQwen3(self.model) if FusedQwen3.fits(self.model) else None
         self.device, self.dtype = model.device, model.dtype
         self.max_batch, self.prefill_tokens = max_batch, prefill_tokens
         self._forget()
@@ -82,7 +86,7 @@ class TorchEngine(SteppedEngine):
 
     def close(self) -> None:
         self._sessions.clear()
-        self.model = nn.Module()  # type: ignore[assignment]
+        self.model, self.fused = nn.Module(), None  # type: ignore[assignment]
 
     def _forget(self) -> None:
         self._sessions: dict[str, _Session] = {}
@@ -109,6 +113,8 @@ class TorchEngine(SteppedEngine):
 
     def _admit(self, room: int) -> list[_Running]:
         entering = []
+        if self.exact:  # in the order of their names: environments answer in any order
+            self._waiting = deque(sorted(self._waiting, key=lambda request: request.id))
         while self._waiting and len(entering) < room:
             request = self._waiting.popleft()
             running = _Running(request, self._session(request))
@@ -178,6 +184,8 @@ class TorchEngine(SteppedEngine):
         self._cache.reserve(self._slots, width)
         self._cache.aim(slots, positions, width, contiguous)
         visible = torch.arange(width, device=self.device) <= positions[:, None, :, None]
+        if self.fused is not None:
+            return self.fused(ids, positions, visible, self._cache)
         return self.model.base_model(
             input_ids=ids, attention_mask=visible, position_ids=positions, past_key_values=self._cache, use_cache=True
         ).last_hidden_state

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -11,13 +14,15 @@ import torch
 from helpers import TINY, run, tiny_policy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from turnwise.agents.agent import LLMAgent
 from turnwise.agents.context import Context
 from turnwise.agents.engine import Completion, EngineError, Request
 from turnwise.agents.models import build_model, save_policy
-from turnwise.agents.rollout import Episode
+from turnwise.agents.rollout import Episode, rollout
 from turnwise.agents.torch_engine import TorchEngine, hashed_uniform, inverse_cdf
-from turnwise.envs import StopReason, tasks
+from turnwise.envs import StopReason, Task, tasks
+from turnwise.envs.pool import EnvPool
 from turnwise.training.collate import encode
 from turnwise.training.scoring import score_actions
 
@@ -149,6 +154,85 @@ def test_small_batches_and_slot_reuse_change_nothing(policy: Any) -> None:
         LLMAgent(TorchEngine(model, max_batch=3, prefill_tokens=40), renderer, CONTEXT), episodes, concurrency=4
     )
     assert [[u.output.ids for u in t.turns] for t in wide] == [[u.output.ids for u in t.turns] for t in narrow]
+
+
+class _Slow(EnvPool):
+    """Environments that answer after random times."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.random = random.Random(seed)
+
+    @asynccontextmanager
+    async def lease(self, task: Task, **kwargs: Any) -> AsyncIterator[Any]:
+        async with super().lease(task, **kwargs) as env:
+            act = env.step
+
+            async def step(action: str) -> Any:
+                await asyncio.sleep(self.random.random() * 0.003)
+                return await act(action)
+
+            env.step = step  # type: ignore[method-assign]
+            yield env
+
+    def capacity(self, task: Task) -> int | None:
+        return 5
+
+
+def batches_beside_slow_environments(policy: Any, exact: bool, seed: int) -> tuple[list[Any], list[Any]]:
+    """Which requests each step of the engine computed, and every log-prob sampled."""
+    model, renderer = policy
+    engine, seen = TorchEngine(model, exact=exact), list[Any]()
+    work = engine.step
+
+    def step() -> Any:
+        ended = work()
+        seen.append(sorted([*engine._running, *(name for name, _ in ended)]))
+        return ended
+
+    engine.step = step  # type: ignore[method-assign]
+    agent = LLMAgent(engine, renderer, CONTEXT)
+    played = asyncio.run(rollout(agent, [Episode(t, i, 0, i) for i, t in enumerate(TOY)], _Slow(seed)))
+    return seen, [u.output.logprobs for t in played for u in t.turns]
+
+
+def test_exact_batches_do_not_depend_on_how_fast_environments_answer(policy: Any) -> None:
+    first = batches_beside_slow_environments(policy, True, 0)
+    assert first == batches_beside_slow_environments(policy, True, 1)
+    assert max(map(len, first[0])) == 5
+    free = [batches_beside_slow_environments(policy, False, seed)[0] for seed in range(2)]
+    assert free[0] != free[1], "the delays changed nothing: the test proves nothing"
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2)])
+def test_the_fused_pass_is_the_models_own(heads: int, kv_heads: int) -> None:
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=50, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=heads,
+        num_key_value_heads=kv_heads, head_dim=32, max_position_embeddings=64,
+    )  # fmt: skip
+    model, other = Qwen3ForCausalLM(config).eval(), Qwen3ForCausalLM(config).eval()
+    for name, parameter in model.named_parameters():  # norms start at one, which would hide a missing weight
+        parameter.data += 0.1 * torch.randn_like(parameter) if "norm" in name else 0.0
+    engine = TorchEngine(model)
+    assert engine.fused is not None
+    for weights in (model, other, model):
+        engine.load_weights(weights.named_parameters(), 1)
+        ids = torch.randint(50, (3, 9))
+        expected = weights.base_model(input_ids=ids).last_hidden_state
+        engine._slots = 3
+        read = [engine._forward(ids[:, a:b], torch.arange(a, b).expand(3, -1), torch.arange(3), True)
+                for a, b in ((0, 5), (5, 8), (8, 9))]  # fmt: skip
+        torch.testing.assert_close(torch.cat(read, 1), expected, atol=2e-6, rtol=0)
+
+
+def test_models_without_a_fused_pass_run_through_the_librarys(policy: Any) -> None:
+    _, renderer = policy
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(renderer.tokenizer), "hidden_size": 32, "intermediate_size": 64}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=2, num_attention_heads=2)).eval()
+    assert TorchEngine(model).fused is None
+    assert check_fidelity(Witness(TorchEngine(model)), model, renderer, CONTEXT, [Episode(TOY[0], 0, 0, 0)]) < 1e-3
 
 
 def test_greedy_takes_the_most_likely_token(policy: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -58,6 +58,9 @@ class SaidEngine:
     def close_session(self, session: str) -> None:
         self.closed.append(session)
 
+    def seat(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def close(self) -> None:
         raise NotImplementedError
 
@@ -94,8 +97,8 @@ class Game:
 class Games:
     """A pool of `Game`s; the task's seed says which moves. Counts how many are out at once."""
 
-    def __init__(self, moves: Callable[[int, int], Awaitable[str | None]]) -> None:
-        self.moves = moves
+    def __init__(self, moves: Callable[[int, int], Awaitable[str | None]], workers: int | None = None) -> None:
+        self.moves, self.workers = moves, workers
         self.out = self.most = 0
 
     @asynccontextmanager
@@ -106,6 +109,9 @@ class Games:
             yield Game(lambda turn: self.moves(task.seed, turn))
         finally:
             self.out -= 1
+
+    def capacity(self, task: Task) -> int | None:
+        return self.workers
 
 
 def episodes(count: int) -> list[Episode]:
@@ -233,15 +239,15 @@ def test_an_agent_that_has_nothing_more_to_say_aborts() -> None:
 # ---- concurrency, order, no lock step -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bound", [1, 3, 100])
-def test_at_most_so_many_at_once(bound: int) -> None:
+@pytest.mark.parametrize(("concurrency", "workers", "bound"), [(1, None, 1), (3, None, 3), (100, None, 12), (9, 5, 5)])
+def test_at_most_so_many_at_once(concurrency: int, workers: int | None, bound: int) -> None:
     async def win_after_some_turns(index: int, turn: int) -> str | None:
         await asyncio.sleep(0)
         return "success" if turn > index % 4 else None
 
-    pool = Games(win_after_some_turns)
-    played = asyncio.run(rollout(ReplayAgent(["go"] * 9), episodes(12), pool, concurrency=bound))
-    assert pool.most == min(bound, 12) and pool.out == 0
+    pool = Games(win_after_some_turns, workers)
+    played = asyncio.run(rollout(ReplayAgent(["go"] * 9), episodes(12), pool, concurrency=concurrency))
+    assert pool.most == bound and pool.out == 0
     assert all(t.success for t in played)
 
 
