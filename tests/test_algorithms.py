@@ -14,12 +14,15 @@ from hypothesis import strategies as st
 from turnwise.envs.errors import RequestError, UnknownName
 from turnwise.training import algorithms as table
 from turnwise.training import credit, objective
+from turnwise.training.batch import EXTRAS
 from turnwise.training.coefficients import no_ratio, score_function, sequence_ratio
 from turnwise.training.fixture import read_batch
 from turnwise.training.parameters import MEANING, RANGES, keyword_defaults
 from turnwise.training.regularizers import Update
 
-NAMES = sorted(table.ALGORITHMS)
+ORDERED = {"riskpo"}
+"""Rows that add up the k-th returns of groups of one size, where the order of rows is part of the input."""
+NAMES = sorted(set(table.ALGORITHMS) - ORDERED)
 SEEDS = st.integers(0, 10**6)
 FEW = settings(max_examples=8, deadline=None, derandomize=True)
 STATE = {"step": 2, "history": [0.6, 0.8]}
@@ -55,13 +58,23 @@ def play(seed):
         "entropy": noise(0, 2),
         "values": noise(-1, 1),
         "new_values": noise(-1, 1),
+        "extras": {name: EXTRA_VALUES[what.split("]")[0]](rng, len(rows), T) for name, what in EXTRAS.items()},
     }
+
+
+EXTRA_VALUES = {
+    "[B": lambda rng, B, T: [rng.randint(0, 2) for _ in range(B)],
+    "[B, T": lambda rng, B, T: [[rng.uniform(-2, -0.1) for _ in range(T)] for _ in range(B)],
+    "[B, T, J": lambda rng, B, T: [[[rng.randint(0, 1) for _ in range(3)] for _ in range(T)] for _ in range(B)],
+}
+"""Random entries of `Batch.extras` by their shape: small whole numbers by row, something like log-probs by token."""
 
 
 def windowed(fixture):
     """The same episodes, one row per turn: each turn's action tokens behind one environment token."""
     keys = ("logp", "logp_old", "logp_rollout", "logp_ref", "entropy", "values", "new_values", "valid")
     rows = {key: [] for key in (*keys, "group", "trajectory", "turn", "truncated", "anchors")}
+    extras = {name: [] for name in fixture["extras"]}
     for b, ids in enumerate(fixture["turn"]):
         for t in sorted(set(ids) - {-1}):
             spots = [i for i, x in enumerate(ids) if x == t]
@@ -72,7 +85,11 @@ def windowed(fixture):
             for key in ("group", "trajectory", "truncated"):
                 rows[key].append(fixture[key][b])
             rows["anchors"].append([fixture["anchors"][b][t]])
-    return {"turn_rewards": fixture["turn_rewards"], **rows}
+            for name, values in fixture["extras"].items():
+                by_token = isinstance(values[b], list)
+                blank = [0] * 3 if by_token and isinstance(values[b][0], list) else 0.0
+                extras[name].append([blank, *(values[b][i] for i in spots), *[blank] * pad] if by_token else values[b])
+    return {"turn_rewards": fixture["turn_rewards"], **rows, "extras": extras}
 
 
 class Outcome:
@@ -86,14 +103,14 @@ class Outcome:
         self.batch, self.credit = batch, objective.advantages(self.algorithm, self.params, batch)
         self.leaves = [x.clone().requires_grad_() for x in (logp, batch.entropy, new_values)]
         whole = objective.coefficient(self.algorithm, self.params, batch, self.credit.adv_BT, logp)
-        weights = objective.loss_weights(self.algorithm, self.params, batch)
+        weights = objective.loss_weights(self.algorithm, self.params, batch, self.credit.weight_BT)
         self.coef, self.loss, self.value = whole.coef_BT, 0.0, 0.0
         for rows in split or [torch.arange(len(batch.group))]:
             returns = None if self.credit.returns_BT is None else self.credit.returns_BT[rows]
             now, entropy, values = (leaf[rows] for leaf in self.leaves)
             update = Update(batch.rows(rows), weights.rows(rows), now, entropy, values, returns, STATE)
             part = whole
-            if "unit_complete" not in table.needs(self.algorithm, self.params):  # then rows stand alone
+            if not {"unit_complete", "whole_minibatch"} & table.needs(self.algorithm, self.params):  # rows stand alone
                 adv = self.credit.adv_BT[rows]
                 part = objective.coefficient(self.algorithm, self.params, update.batch, adv, now.detach())
             else:
@@ -169,6 +186,11 @@ def test_masked_tokens_change_nothing_and_get_no_gradient(name, seed):
     for key in ("logp", "logp_old", "logp_rollout", "logp_ref", "entropy", "values", "new_values"):
         for b, ids in enumerate(wild["turn"]):
             wild[key][b] = [x if t >= 0 else 1e3 * (b + 1) for x, t in zip(wild[key][b], ids, strict=True)]
+    for values in wild["extras"].values():
+        for b, ids in enumerate(wild["turn"]):
+            if isinstance(values[b], list):
+                other = [7] * 3 if isinstance(values[b][0], list) else 1e3 * (b + 1)
+                values[b] = [x if t >= 0 else other for x, t in zip(values[b], ids, strict=True)]
     params = {"kl_reward_coef": 0.1, "behaviour": "tis"}
     one, other = Outcome(name, fixture, params), Outcome(name, wild, params)
     assert torch.equal(one.coef, other.coef) and one.loss == other.loss
@@ -177,17 +199,17 @@ def test_masked_tokens_change_nothing_and_get_no_gradient(name, seed):
     assert (one.coef[~one.batch.mask] == 0).all() and (one.credit.adv_BT[~one.batch.mask] == 0).all()
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"cispo"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"cispo", "chord"}))
 @FEW
 @given(seed=SEEDS)
 def test_gradient_is_that_of_the_logged_loss(name, seed):
-    # cispo's logged value holds a stopped gradient, so its finite difference is another thing
+    # cispo's logged value holds a stopped gradient, as phi does in chord's: their finite difference is another thing
     fixture = play(seed)
-    algorithm, params = table.resolve(
-        name, {"beta": 0.0, "epo_lambda": 0.0, "clip_low": 0.2, "clip_high": 0.3} if name != "reinforce" else {}
-    )
+    wide = {"clip_low": 0.2, "clip_high": 0.3, "beta": 0.0, "epo_lambda": 0.0, "kl_old_coef": 0.0, "remix_kl": 0.0}
+    known = table.ALGORITHMS[name].defaults()
+    algorithm, params = table.resolve(name, {key: value for key, value in wide.items() if key in known})
     batch, logp, _ = read_batch(fixture)
-    adv, returns, _ = objective.advantages(algorithm, params, batch)
+    adv, returns, *_ = objective.advantages(algorithm, params, batch)
     weights = objective.loss_weights(algorithm, params, batch)
 
     def surrogate(x):
@@ -207,9 +229,26 @@ def test_gradient_is_that_of_the_logged_loss(name, seed):
         assert leaf.grad[b, i].item() == pytest.approx((surrogate(up) - surrogate(down)) / 2e-6, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"ppo", "ppo_turn", "reinforce"}))
+NOT_CENTRED = {
+    "ppo",
+    "ppo_turn",
+    "t_ppo",
+    "reinforce",
+    "asymre",
+    "epo_explicit",
+    "empg",
+}  # empg: the bonus is paid whatever the outcome
+"""Rows whose advantage is not against the group: equal rewards still say something about values or returns."""
+AIM_AT_RETURNS = {"copg", "flow_of_reasoning", "trpa"}
+"""Rows whose advantage is the return itself, which their regression compares with log-ratios."""
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - NOT_CENTRED - AIM_AT_RETURNS))
 def test_equal_rewards_teach_nothing(name):
-    fixture = {"rewards": [0.1] * 3, "mask": [[1, 1]] * 3, "anchors": [["s"]] * 3}
+    fixture = {"rewards": [0.1] * 3, "mask": [[1, 1]] * 3, "anchors": [["s"]] * 3, "logp_ref": [[0.0, 0.0]] * 3}
+    fixture["entropy"] = [[0.5, 0.5]] * 3
+    blank = {"[B": [0] * 3, "[B, T": [[0.0, 0.0]] * 3, "[B, T, J": [[[0], [0]]] * 3}
+    fixture["extras"] = {name: blank[what.split("]")[0]] for name, what in EXTRAS.items()}
     algorithm, params = table.resolve(name)
     for dtype in (torch.float32, torch.float64):
         batch, logp, _ = read_batch(fixture)
@@ -217,7 +256,7 @@ def test_equal_rewards_teach_nothing(name):
         credit_ = objective.advantages(algorithm, params, batch)
         assert (credit_.adv_BT == 0).all() and credit_.metrics["adv/zero"] == 1.0
         zero = torch.zeros_like(logp, dtype=dtype)
-        batch = dataclasses.replace(batch, logp_old=zero)
+        batch = dataclasses.replace(batch, logp_old=zero, logp_ref=zero)
         assert (objective.coefficient(algorithm, params, batch, credit_.adv_BT, zero).coef_BT == 0).all()
 
 
@@ -248,6 +287,9 @@ def test_on_policy_coefficient_is_the_advantage():
     fixture = play(3)
     fixture["logp"] = fixture["logp_old"]
     for name in NAMES:
+        row = table.ALGORITHMS[name]
+        if row.coef is not None or row.guards or row.expert is not None:
+            continue  # regressions, masks and imitation have other fixed points, tested with them
         outcome = Outcome(name, fixture)
         assert torch.allclose(outcome.coef, outcome.credit.adv_BT, atol=1e-12), name
 
@@ -384,11 +426,13 @@ def test_parts_that_share_a_parameter_agree_on_its_default():
 
 
 def test_every_parameter_is_explained_and_every_row_sourced():
-    used = {name for row in table.describe() for name in row["params"]}
+    rows = [*table.describe(), *table.describe_parts()]
+    used = {name for row in rows for name in row["params"]}
     assert used == set(MEANING)
     assert set(RANGES) <= used
+    for row in rows:
+        assert row["source"] and row["left_out"] and row["paper"], row["name"]
     for row in table.describe():
-        assert row["source"] and row["left_out"] and row["paper"]
         for name, value in row["params"].items():
             table.resolve(row["name"], {name: value})
     assert json.loads(json.dumps(table.describe())) == table.describe()
@@ -396,7 +440,8 @@ def test_every_parameter_is_explained_and_every_row_sourced():
 
 def test_sequence_ratio_rows_declare_that_units_stay_whole():
     for row in table.ALGORITHMS.values():
-        assert (row.ratio is sequence_ratio) == ("unit_complete" in row.needs)
+        if row.coef is None and row.ratio is sequence_ratio:
+            assert "unit_complete" in row.needs
 
 
 def best_of_group(batch, rewards, *, margin: float = 0.0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from turnwise.training.recipes import load
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 
+import env_speed  # noqa: E402
 import gpu  # noqa: E402
 import measure  # noqa: E402
 import rollouts  # noqa: E402
@@ -73,8 +75,8 @@ def test_equal_prompts_are_computed_once_and_sample_as_if_alone() -> None:
     requests = [Request(f"r{i}", f"s{i}", prompts[i % 2], 6, seed=i) for i in range(6)]
     widths: list[tuple[int, ...]] = []
     together = TorchEngine(model)
-    together.model.base_model.register_forward_pre_hook(
-        lambda module, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    together.model.base_model.embed_tokens.register_forward_pre_hook(
+        lambda module, args: widths.append(tuple(args[0].shape))
     )
     found = rollouts.replay(together, {r.session: [r] for r in requests})
     assert widths[:2] == [(2, SHARED_PROMPT + 5), (4, 1)]
@@ -112,3 +114,56 @@ def test_without_a_gpu_nothing_is_written(
     gpu.main()
     assert "nothing measured" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_all_alfworld_players_do_the_same_work() -> None:
+    pytest.importorskip("alfworld")
+    (task,) = tasks("ALFWorld", "test", 1, task_types="pick_and_place_simple", receptacles=4, distractors=2)
+    (script,) = env_speed.record_scripts([task], env_speed.make("ALFWorld"))
+    stock, new, old = env_speed.StockALFWorld(), env_speed.FastALFWorld(False), env_speed.FastALFWorld(True)
+    played = env_speed.Played(env_speed.make("ALFWorld"))
+    texts = {player.start(script) for player in (stock, new, old, played)}
+    assert len(texts) == 1
+    for command in script.commands:
+        text, commands, won = stock.step(command)
+        assert new.step(command) == old.step(command) == (text, tuple(commands), bool(won))
+        observation, *_, info = played.step(command)
+        assert (observation, info["commands"], info["success"]) == (text, tuple(commands), bool(won))
+
+
+def test_textworld_is_asked_for_the_same_with_and_without_our_layer() -> None:
+    pytest.importorskip("textworld")
+    (script,) = env_speed.record_scripts(tasks("TextWorld", "test", 1), env_speed.make("TextWorld"))
+    raw, ours = env_speed.RawTextWorld(commands=True), env_speed.Played(env_speed.make("TextWorld"))
+    raw.start(script), ours.start(script)
+    for command in script.commands:
+        state, info = raw.step(command)[0], ours.step(command)[4]
+        assert (state.won, state.score) == (info["success"], info["score"])
+        assert state.won or tuple(state.admissible_commands) == info["commands"]
+    assert 0 < env_speed.layer_share(ours, [script]) < 1
+    assert "step" not in vars(ours.env._game)
+
+
+def test_the_environment_benchmark_measures_every_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip("alfworld")
+    parts = ["alfworld", "pool", "memory"]
+    monkeypatch.setattr(env_speed, "SCRIPT_STEPS", 3)
+    monkeypatch.setattr(
+        sys, "argv", ["env_speed.py", "--quick", "--parts", ",".join(parts), "--out", str(tmp_path / "x")]
+    )
+    env_speed.main()
+    found = json.loads((tmp_path / "x").read_text())
+    assert list(found) == parts and "not measured" not in capsys.readouterr().out
+    rates = found["alfworld"]["results"]["steps_per_second"]
+    ratio = found["alfworld"]["results"]["engine"]["ratio"]["median"]
+    assert ratio == pytest.approx(rates["fast engine"][0] / rates["stock engine"][0], rel=0.05)
+    assert all(size > 0 for name, size in found["memory"]["results"]["mb_per_environment"].items() if "worker" in name)
+    assert {"load_average_before", "versions", "cores"} <= set(found["pool"]["conditions"])
+
+
+def test_a_spread_names_its_goal() -> None:
+    found = {"median": 1234.5, "min": 900.0, "max": 2000.0}
+    assert env_speed.spread(found, 1000) == "1,234 (900 to 2,000; goal 1,000: met)"
+    assert env_speed.spread({"median": 0.85, "min": 0.8, "max": 0.9}, 0.9) == "0.85 (0.80 to 0.90; goal 0.90: missed)"

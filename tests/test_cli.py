@@ -106,6 +106,16 @@ def test_envs() -> None:
     assert table.code == 0 and all(row["id"] in table.out for row in rows)
 
 
+def test_envs_says_which_data_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("alfworld")
+    for name in ("ALFWORLD_DATA", "TURNWISE_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "alfworld-download" in turnwise("envs").out
+    row = next(row for row in turnwise("envs", "--json").json if row["id"] == "turnwise/ALFWorld-v0")
+    assert "official_valid_unseen (134 games)" in row["missing"] and row["available"]
+
+
 def test_an_environment_that_cannot_run_here_says_why_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = registry.EnvSpec("turnwise/Gone-v0", "nowhere:Gone", "x", ("no_such_module",), "gone")
     monkeypatch.setitem(registry._SPECS, missing.id, missing)
@@ -115,14 +125,22 @@ def test_an_environment_that_cannot_run_here_says_why_and_what_to_do(monkeypatch
     # rich would swallow [gone] as a style
     assert "turnwise[gone]" in "".join(line.strip() for line in turnwise("envs").out.splitlines()).replace(" ", "")
     refused(turnwise("check", missing.id), "no_such_module", "pip install 'turnwise[gone]'")
+    program = registry.EnvSpec("turnwise/Gone-v0", "nowhere:Gone", "x", programs=("no_such_program",))
+    monkeypatch.setitem(registry._SPECS, missing.id, program)
+    row = next(row for row in turnwise("envs", "--json").json if row["id"] == missing.id)
+    assert row["available"] is False and "no_such_program" in row["reason"] and "turnwise doctor" in row["reason"]
+    refused(turnwise("check", missing.id), "needs the program no_such_program")
 
 
 def test_algorithms() -> None:
     rows = turnwise("algorithms", "--json").json
-    assert [row["name"] for row in rows] == sorted(ALGORITHMS)
+    names = [row["name"] for row in rows]
+    assert names[: len(ALGORITHMS)] == sorted(ALGORITHMS) and len(set(names)) == len(names)
+    assert [row["name"] for row in rows if row["kind"] == "part"] == names[len(ALGORITHMS) :]
     for row in rows:
         assert {"name", "slots", "paper", "needs", "unit", "params"} <= set(row)
-        assert {"advantage", "ratio", "stability", "aggregator"} <= set(row["slots"])
+        ratio_family = {"advantage", "ratio", "stability", "aggregator"} <= set(row["slots"])
+        assert ratio_family or "coef" in row["slots"] or (row["kind"] == "part" and len(row["slots"]) == 1)
         assert isinstance(row["needs"], list) and row["unit"] in ("token", "turn", "trajectory")
     dapo = next(row for row in rows if row["name"] == "dapo")
     assert (dapo["params"]["clip_low"], dapo["params"]["clip_high"]) == (0.2, 0.28)
@@ -133,7 +151,7 @@ def test_algorithms() -> None:
 def test_check() -> None:
     done = turnwise("check", "Toy", "--tasks", "1", "--json")
     assert done.code == 0 and done.json["env"] == "turnwise/Toy-v0"
-    assert all(check["ok"] for check in done.json["checks"]) and len(done.json["checks"]) == 11
+    assert all(check["ok"] for check in done.json["checks"]) and len(done.json["checks"]) == 12
 
 
 def test_check_of_a_broken_promise_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:

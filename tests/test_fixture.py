@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 from turnwise.envs.errors import RequestError, UnknownName
 from turnwise.training.algorithms import ALGORITHMS, describe
+from turnwise.training.batch import EXTRAS
 from turnwise.training.fixture import evaluate
+
+
+def zeros(B, T):
+    """What single rows need beside rewards, blank: extras by shape, log-probs of a reference, entropies."""
+    blank = {"[B": [0] * B, "[B, T": [[0] * T] * B, "[B, T, J": [[[0]] * T] * B}
+    extras = {name: blank[what.split("]")[0]] for name, what in EXTRAS.items()}
+    return {"extras": extras, "logp_ref": blank["[B, T"], "entropy": blank["[B, T"]}
 
 
 def logs(table):
@@ -187,16 +196,22 @@ def test_epo_phase_through_the_corridor(step, phase):
     assert evaluate("epo_entropy", fixture)["terms"]["epo_corridor"] == pytest.approx(0.5 * phase, abs=1e-5)
 
 
+SELECTING = {name for name, row in ALGORITHMS.items() if row.selectors} | {"clpo"}
+"""Rows that drop tokens by themselves: here those without a signal."""
+
+
 def test_any_row_takes_the_corridor():
-    for name in ALGORITHMS:
+    for name in sorted(set(ALGORITHMS) - SELECTING):
         params = (
             {"epo_lambda": 0.001, "epo_alpha": 0.05, "whiten": False}
             if name in ("ppo", "ppo_turn")
             else {"epo_lambda": 0.001, "epo_alpha": 0.05}
         )
-        fixture = {**EPO, "rewards": [1], "params": params, "state": {"step": 1, "history": [1.0]}}
-        if name == "rloo":  # needs two
-            fixture = {key: value * 2 if isinstance(value, list) else value for key, value in fixture.items()}
+        blank = zeros(1, len(EPO["entropy"][0]))
+        fixture = {**blank, **EPO, "rewards": [1], "params": params, "state": {"step": 1, "history": [1.0]}}
+        # twice, because leave-one-out needs two; a mean of equal trajectories is that of one
+        fixture = {key: value * 2 if isinstance(value, list) else value for key, value in fixture.items()}
+        fixture["extras"] = zeros(2, len(EPO["entropy"][0]))["extras"]
         terms = evaluate(name, fixture)["terms"]
         assert terms["epo_bonus"] + terms["epo_corridor"] == pytest.approx(-0.00099183, abs=1e-8), name
 
@@ -235,12 +250,14 @@ def test_terms_without_their_input_are_left_out():
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_output_is_json_with_the_promised_keys(name):
-    out = evaluate(name, {"rewards": [[1, 0.5], [0, 0.5]], "mask": [[1, 0, 1], [1, 1, 0]]})
+    out = evaluate(name, {"rewards": [[1, 0.5], [0, 0.5]], "mask": [[1, 0, 1], [1, 1, 0]], **zeros(2, 3)})
     assert set(out) == {"advantage", "mask", "coef", "loss", "terms", "state"}
     assert json.loads(json.dumps(out)) == out
-    assert "-0.0" not in json.dumps(out["coef"])
+    assert not re.search(r"-0\.0(?!\d)", json.dumps(out["coef"]))
     for row in (0, 1):
-        assert [bool(x) for x in out["mask"][row]] == [[True, False, True], [True, True, False]][row]
+        action = [[True, False, True], [True, True, False]][row]
+        kept = [bool(x) for x in out["mask"][row]]
+        assert kept == action or (name in SELECTING and all(a or not k for k, a in zip(kept, action, strict=True)))
 
 
 def test_describe_lists_what_evaluate_takes():
@@ -249,7 +266,8 @@ def test_describe_lists_what_evaluate_takes():
     assert rows["dapo"]["params"]["clip_high"] == 0.28
     assert rows["ppo"]["needs"] == ["batch_stats", "critic"] and rows["gigpo"]["unit"] == "turn"
     for name, row in rows.items():
-        evaluate(name, {"rewards": [1, 0], "params": {key: row["params"][key] for key in ("unit", "reward_weights")}})
+        given = {key: row["params"][key] for key in ("unit", "reward_weights")}
+        evaluate(name, {"rewards": [1, 0], "params": given, **zeros(2, 1)})
 
 
 # ---------------------------------------------------------------- refusals

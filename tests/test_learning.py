@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from turnwise.training import recipes, trainer
@@ -13,10 +14,28 @@ from turnwise.training.run import Run
 BAR = 0.9
 """The optimal policy wins every toy task; uniform play over the commands wins 26 %."""
 # In the toy game the turn limit is the task's own deadline, not the sampler's: being late is a loss.
-EXTRA = {"ppo": {"params.bootstrap": False}, "ppo_turn": {"params.bootstrap": False}}
+EXTRA: dict[str, dict[str, Any]] = {
+    "ppo": {"params.bootstrap": False},
+    "t_ppo": {"params.bootstrap": False},
+    "ppo_max": {"params.bootstrap": False},
+    "ppo_turn": {"params.bootstrap": False},
+    # At full weight the policy outruns a process model that has seen a few hundred episodes, and pleases it instead.
+    "prime": {"params.process_weight": 0.2, "rl.dynamic_sampling": 1},
+}
+
+# Rows that learn from demonstrations beside their own episodes.
+EXTRA |= {name: {"rl.experts": 1} for name in ("chord", "hpt", "ahpo", "expo", "critique_grpo")}
+EXTRA["ampo"] = {"rl.experts": 2, "rl.experts_in": "failed", "rl.experts_replace": True}
+
+OTHER_AIMS = {
+    "riskpo": "the lower tail of returns, without a baseline; tests/test_catalogue_group.py shows what it prefers",
+    "epo_explicit": "imitates its own episodes by weight, tests/test_catalogue_agentic.py shows what that gains",
+    "flow_of_reasoning": "samples in proportion to reward, tests/test_catalogue_regression.py shows that it does",
+}
+"""Rows that do not maximise success on-policy, and where their own purpose is tested."""
 
 
-@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - set(OTHER_AIMS)))
 def test_every_row_learns_the_toy_game(name: str, tmp_path: Path) -> None:
     settings = {"algorithm": name, "rl.steps": 35, **EXTRA.get(name, {})}
     outcome = trainer.train(override(recipes.load("toy"), settings), tmp_path / "run")

@@ -2,7 +2,7 @@
 
     collect -> estimator -> modulators -> ratio -> stability -> behaviour weight -> aggregator -> additive terms
 
-A part is a pure function; what it takes by keyword is what a user can set. To add an algorithm, write the part that
+`slots` lists the slots, `catalogue` holds the rows and parts. To add an algorithm, write the part that
 is new and register a row:
 
 >>> def best_of_group(batch, rewards, *, margin: float = 0.0):
@@ -16,223 +16,27 @@ is new and register a row:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from ..envs.errors import RequestError, UnknownName
-from .aggregate import policy_weights
-from .batch import Batch, Unit
-from .coefficients import (
-    Factor,
-    behaviour_weight,
-    no_ratio,
-    ppo_clip,
-    score_function,
-    sequence_ratio,
-    token_ratio,
-    truncated_ratio,
-)
-from .credit import (
-    Credit,
-    group_in_group,
-    group_relative,
-    leave_one_out,
-    return_to_go,
-    spread,
-    token_gae,
-    total_rewards,
-    turn_gae,
-    whiten_tokens,
-)
-from .parameters import MEANING, check_value, collect, keyword_types
-from .regularizers import entropy_bonus, epo_bonus, epo_corridor, epo_warn, kl_loss, value_loss
+from .batch import EXTRAS
+from .catalogue import MODULES
+from .coefficients import no_ratio, sequence_ratio
+from .credit import Credit, spread
+from .extract import READERS
+from .parameters import MEANING, check_value, keyword_defaults, keyword_types
+from .regularizers import epo_warn
+from .slots import COLLECT, MANY, NEEDS, ONE, Algorithm, Part
 
 __all__ = ["ALGORITHMS", "Algorithm", "Credit", "check", "describe", "needs", "register_algorithm", "resolve", "spread"]
 
-Estimator = Callable[..., Credit]
-Modulator = Callable[..., Tensor]
-Ratio = Callable[..., Tensor]
-Stability = Callable[..., Factor]
-Term = Callable[..., Tensor | None]
+Slots = Mapping[str, Any]
+"""Slot -> name of a part, or a list of names where the slot holds several."""
 
-TERMS: tuple[Term, ...] = (kl_loss, entropy_bonus, epo_bonus, epo_corridor)
-"""Additive terms that every row has; each is off at weight 0."""
-
-
-def loss_mask(batch: Batch, *, mask_truncated: bool = False) -> Tensor:
-    """[B, T] bool: action tokens that enter the loss; without those of truncated trajectories if asked."""
-    if not mask_truncated or batch.truncated is None:
-        return batch.mask
-    return batch.mask & ~batch.truncated[:, None]
-
-
-@dataclass(frozen=True)
-class Algorithm:
-    """One row. Slots hold functions; `params` overrides their keyword defaults."""
-
-    name: str
-    paper: str
-    """Title and arXiv id."""
-    unit: Unit
-    """What shares one advantage."""
-    estimator: Estimator
-    modulators: tuple[Modulator, ...] = ()
-    ratio: Ratio = token_ratio
-    stability: Stability = ppo_clip
-    terms: tuple[Term, ...] = TERMS
-    params: Mapping[str, Any] = field(default_factory=dict)
-    needs: frozenset[str] = frozenset()
-    """What the slots need whatever the settings: group_complete, critic, anchors, batch_stats, unit_complete."""
-    source: str = ""
-    """Where the defaults come from."""
-    left_out: str = ""
-    """What of the paper is not here, and where we deviate."""
-
-    def parts(self) -> tuple[Callable[..., Any], ...]:
-        """Every function whose keywords are this row's parameters."""
-        own = (self.estimator, *self.modulators, self.ratio, self.stability, *self.terms)
-        return (*own, policy_weights, total_rewards, loss_mask, behaviour_weight)
-
-    def defaults(self) -> dict[str, Any]:
-        """Every parameter with its default."""
-        return collect(self.parts(), self.params)
-
-
-ALGORITHMS: dict[str, Algorithm] = {
-    row.name: row
-    for row in (
-        Algorithm(
-            "reinforce",
-            "Simple statistical gradient-following algorithms (Williams, 1992)",
-            "token",
-            return_to_go,
-            ratio=no_ratio,
-            stability=score_function,
-            source="Textbook: gamma 1, no baseline.",
-            left_out="Running-mean baseline; one epoch per batch only, since there is no ratio.",
-        ),
-        Algorithm(
-            "reinforce_pp",
-            "REINFORCE++ (arXiv 2501.03262)",
-            "token",
-            return_to_go,
-            modulators=(whiten_tokens,),
-            needs=frozenset({"batch_stats"}),
-            source="verl: clip 0.2, gamma 1, whitening over tokens. The paper's KL in reward (1e-3) is off until "
-            "kl_reward_coef is set. REINFORCE++-baseline: baseline=group.",
-            left_out="Running statistics across steps.",
-        ),
-        Algorithm(
-            "rloo",
-            "Back to Basics: REINFORCE style optimization, RLOO (arXiv 2402.14740)",
-            "trajectory",
-            leave_one_out,
-            needs=frozenset({"group_complete"}),
-            source="verl: clip 0.2, token mean, KL in reward (off by default here).",
-            left_out="The paper's unclipped on-policy gradient equals this row with one epoch per batch.",
-        ),
-        Algorithm(
-            "grpo",
-            "DeepSeekMath, GRPO (arXiv 2402.03300)",
-            "trajectory",
-            group_relative,
-            params={"aggregator": "seq_mean_token_mean"},
-            needs=frozenset({"group_complete"}),
-            source="Paper: sequence mean of token means. clip 0.2: PPO. beta 0 as in TRL (the paper used 0.04, k3). "
-            "std unbiased as in verl and TRL.",
-            left_out="Process-supervision variant; iterative reference updates.",
-        ),
-        Algorithm(
-            "dr_grpo",
-            "Understanding R1-Zero-like training, Dr. GRPO (arXiv 2503.20783)",
-            "trajectory",
-            group_relative,
-            params={"normalize": False, "aggregator": "seq_sum_norm"},
-            needs=frozenset({"group_complete"}),
-            source="Paper: no std, constant length divisor, no KL.",
-            left_out="Nothing known; set length_norm, which otherwise is the padded width.",
-        ),
-        Algorithm(
-            "dapo",
-            "DAPO (arXiv 2503.14476)",
-            "trajectory",
-            group_relative,
-            params={"clip_high": 0.28, "dual_clip": 10.0},
-            needs=frozenset({"group_complete"}),
-            source="Paper: clip 0.2 / 0.28, token mean, no KL, no entropy bonus; dual clip 10: the authors' recipe.",
-            left_out="Dynamic sampling is the collector's (`credit.informative_groups` says which groups to keep); the "
-            "overlong penalty is off until overlong_max is set (paper: 20480, cache 4096).",
-        ),
-        Algorithm(
-            "gspo",
-            "Group Sequence Policy Optimization (arXiv 2507.18071)",
-            "trajectory",
-            group_relative,
-            ratio=sequence_ratio,
-            params={"clip_low": 3e-4, "clip_high": 4e-4, "aggregator": "seq_mean_token_mean"},
-            needs=frozenset({"group_complete", "unit_complete"}),
-            source="Paper: clip 3e-4 / 4e-4.",
-            left_out="GSPO-token (separate advantages per token) gives the same gradient where they are equal.",
-        ),
-        Algorithm(
-            "cispo",
-            "MiniMax-M1, CISPO (arXiv 2506.13585)",
-            "trajectory",
-            group_relative,
-            stability=truncated_ratio,
-            needs=frozenset({"group_complete"}),
-            source="Upper bound 5 on the ratio: ScaleRL recipe in TRL. No lower bound: paper.",
-            left_out="Nothing known.",
-        ),
-        Algorithm(
-            "ppo",
-            "Proximal Policy Optimization (arXiv 1707.06347); multi-turn GAE: arXiv 2510.01132",
-            "token",
-            token_gae,
-            modulators=(whiten_tokens,),
-            terms=(*TERMS, value_loss),
-            needs=frozenset({"critic", "batch_stats"}),
-            source="clip 0.2, value clip 0.2, lambda 0.95: PPO; gamma 1: language-model practice.",
-            left_out="Value warm-up is the trainer's. KL in reward (1e-3) is off until kl_reward_coef is set.",
-        ),
-        Algorithm(
-            "ppo_turn",
-            "RAGEN, bi-level GAE (arXiv 2504.20073)",
-            "turn",
-            turn_gae,
-            modulators=(whiten_tokens,),
-            terms=(*TERMS, value_loss),
-            needs=frozenset({"critic", "batch_stats"}),
-            source="gamma_turn 0.95: RAGEN's documentation; the rest as ppo.",
-            left_out="Turn ends come from turn ids; RAGEN's code finds them by nonzero reward.",
-        ),
-        Algorithm(
-            "gigpo",
-            "Group-in-Group Policy Optimization (arXiv 2505.10978)",
-            "turn",
-            group_in_group,
-            params={"beta": 0.01},
-            needs=frozenset({"group_complete", "anchors"}),
-            source="Authors' ALFWorld script: gamma 0.95, omega 1, clip 0.2, KL 0.01 (k3), invalid penalty 0.1, std.",
-            left_out="Similarity matching of observations (exact text only). Episode statistics count trajectories as "
-            "in the paper; stats_unit=turn counts rows as the authors' code does.",
-        ),
-        Algorithm(
-            "epo_entropy",
-            "EPO: Entropy-regularized Policy Optimization for LLM Agents (arXiv 2509.22576 v2)",
-            "trajectory",
-            group_relative,
-            params={"aggregator": "seq_mean_token_mean", "beta": 0.01, "epo_lambda": 0.001},
-            needs=frozenset({"group_complete"}),
-            source="Paper, tables 2 and 3, ALFWorld: lambda 0.001, kappa 0 / 2, gamma 3, alpha 0.1 (ScienceWorld "
-            "0.05), KL 0.01 (k3), clip 0.2, 150 steps.",
-            left_out="v1's indicator penalty, which has no gradient. Any row takes the regulariser: set epo_lambda.",
-        ),
-    )
-}
+ALGORITHMS: dict[str, Algorithm] = {row.name: row for module in MODULES for row in module.ROWS}
+PARTS: dict[tuple[str, str], Part] = {(p.slot, p.name): p for module in MODULES for p in module.PARTS}
 
 
 def register_algorithm(algorithm: Algorithm, *, replace: bool = False) -> Algorithm:
@@ -244,11 +48,55 @@ def register_algorithm(algorithm: Algorithm, *, replace: bool = False) -> Algori
     return algorithm
 
 
-def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> tuple[Algorithm, dict[str, Any]]:
-    """The row and all its parameters, overrides applied; checks names, types, ranges and contradictions."""
+def register_part(part: Part) -> Part:
+    """Add a part to `PARTS`; RequestError if its slot is unknown or its name taken."""
+    if part.slot not in (*MANY, *ONE, *COLLECT):
+        raise UnknownName("slot", part.slot, (*MANY, *ONE, *COLLECT))
+    if (part.slot, part.name) in PARTS:
+        raise RequestError(f"Expected a new part of slot {part.slot}, got {part.name!r}, which exists.")
+    PARTS[part.slot, part.name] = part
+    return part
+
+
+def find_part(slot: str, name: str) -> Part:
+    """The part `name` of a slot, or UnknownName with the nearest one."""
+    if slot not in (*MANY, *ONE, *COLLECT):
+        raise UnknownName("slot", slot, (*MANY, *ONE, *COLLECT))
+    if (slot, name) not in PARTS:
+        raise UnknownName(f"part of slot {slot}", name, [n for s, n in PARTS if s == slot])
+    return PARTS[slot, name]
+
+
+def part_of(name: str) -> Part | None:
+    """The part of a paper that goes by this name and is no row; None where `name` is a row or nothing known."""
+    if name in ALGORITHMS:
+        return None
+    return next((part for (_, known), part in PARTS.items() if known == name), None)
+
+
+def compose(algorithm: Algorithm, slots: Slots) -> Algorithm:
+    """The row with parts put in: a slot of one part is replaced, one of several gets the part as its last."""
+    for slot, names in slots.items():
+        if slot in COLLECT:
+            raise RequestError(f"Expected a slot of the update, got {slot!r} of the collect side: set rl.{slot}.")
+        parts = [find_part(slot, name) for name in ([names] if isinstance(names, str) else names)]
+        if slot in ONE and len(parts) != 1:
+            raise RequestError(f"Expected one part for slot {slot}, got {len(parts)}.")
+        functions = tuple(part.function for part in parts)
+        filled = functions[0] if slot in ONE else (*getattr(algorithm, slot), *functions)
+        added = frozenset().union(*(part.needs for part in parts))
+        algorithm = dataclasses.replace(algorithm, **{slot: filled, "needs": algorithm.needs | added})
+    return algorithm
+
+
+def resolve(
+    name: str, overrides: Mapping[str, Any] | None = None, slots: Slots | None = None
+) -> tuple[Algorithm, dict[str, Any]]:
+    """The row and all its parameters, parts and overrides put in; checks names, types, ranges and contradictions."""
     if name not in ALGORITHMS:
-        raise UnknownName("algorithm", name, ALGORITHMS, hint="`turnwise algorithms` lists all.")
-    algorithm = ALGORITHMS[name]
+        known = [*ALGORITHMS, *(part for _, part in PARTS)]
+        raise UnknownName("algorithm", name, known, hint="`turnwise algorithms` lists all.")
+    algorithm = compose(ALGORITHMS[name], slots or {})
     params = algorithm.defaults()
     hints = {key: hint for part in reversed(algorithm.parts()) for key, hint in keyword_types(part).items()}
     for key, value in (overrides or {}).items():
@@ -300,7 +148,13 @@ def check(
         raise RequestError(f"Expected a reference model for {name} (beta, kl_reward_coef), got none; set both to 0.")
     if "rollout_logp" in needed and not has_rollout_logp:
         raise RequestError(f"Expected log-probs from the sampling engine for {name}, got none; set behaviour=none.")
-    if algorithm.ratio is no_ratio and epochs > 1:
+    for extra in sorted(needed - NEEDS.keys()):
+        if extra not in READERS:
+            raise RequestError(
+                f"Expected a run that can fill {extra!r} for {name} ({EXTRAS.get(extra, 'unknown')}), got none: add a "
+                "reader to training.extract.READERS."
+            )
+    if algorithm.coef is None and algorithm.ratio is no_ratio and epochs > 1:
         raise RequestError(f"Expected epochs=1 for {name}, got {epochs}: without a ratio, reuse of a batch is biased.")
     if params["epo_lambda"]:
         epo_warn(params["epo_kappa_l"])
@@ -312,7 +166,7 @@ def _refuse_contradictions(algorithm: Algorithm, params: Mapping[str, Any]) -> N
         raise RequestError(
             "Expected behaviour=none with ratio_base=rollout, got both: the ratio already corrects for the engine."
         )
-    if algorithm.ratio is sequence_ratio and params["aggregator"] != "seq_mean_token_mean":
+    if algorithm.coef is None and algorithm.ratio is sequence_ratio and params["aggregator"] != "seq_mean_token_mean":
         raise RequestError(
             f"Expected aggregator=seq_mean_token_mean for {algorithm.name}, got {params['aggregator']!r}: "
             "its coefficient per token is that of a sequence mean."
@@ -324,21 +178,38 @@ def _refuse_contradictions(algorithm: Algorithm, params: Mapping[str, Any]) -> N
 
 
 def describe() -> list[dict[str, Any]]:
-    """Every row as plain data for `turnwise algorithms --json`."""
+    """Every row as plain data: the algorithms of `turnwise algorithms --json`."""
     return [_describe_row(row) for _, row in sorted(ALGORITHMS.items())]
+
+
+def describe_parts() -> list[dict[str, Any]]:
+    """Every part that a paper brings and no row is, as plain data: what fills which slot."""
+    return [_describe_part(part) for _, part in sorted(PARTS.items()) if part.paper and part.name not in ALGORITHMS]
+
+
+def _describe_part(part: Part) -> dict[str, Any]:
+    params = dict(keyword_defaults(part.function))
+    return {
+        "name": part.name,
+        "slots": {part.slot: part.function.__name__},
+        "paper": part.paper,
+        "needs": sorted(part.needs),
+        "unit": part.unit,
+        "params": params,
+        "meaning": {name: MEANING.get(name, "") for name in params},
+        "source": part.source,
+        "left_out": part.left_out,
+        "status": part.status,
+        "kind": "part",
+    }
 
 
 def _describe_row(row: Algorithm) -> dict[str, Any]:
     params = row.defaults()
-    slots = {
-        "advantage": row.estimator.__name__,
-        "modulators": [part.__name__ for part in row.modulators],
-        "ratio": row.ratio.__name__,
-        "stability": row.stability.__name__,
-        "behaviour": params["behaviour"],
-        "aggregator": params["aggregator"],
-        "additive": [part.__name__ for part in row.terms],
-    }
+    slots = {"advantage": row.estimator.__name__, "behaviour": params["behaviour"], "aggregator": params["aggregator"]}
+    slots |= {"additive" if slot == "terms" else slot: [p.__name__ for p in getattr(row, slot)] for slot in MANY}
+    slots |= {s: p.__name__ for s in ("ratio", "stability") if row.coef is None and (p := getattr(row, s))}
+    slots |= {s: p.__name__ for s in ("coef", "expert", "mixer") if (p := getattr(row, s))}
     return {
         "name": row.name,
         "slots": slots,
@@ -349,4 +220,6 @@ def _describe_row(row: Algorithm) -> dict[str, Any]:
         "meaning": {name: MEANING.get(name, "") for name in params},
         "source": row.source,
         "left_out": row.left_out,
+        "status": row.status,
+        "kind": "algorithm",
     }

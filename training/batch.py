@@ -10,21 +10,28 @@ every formula built on it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..envs.errors import RequestError
+from ..envs.errors import RequestError, UnknownName
 
 Unit = Literal["token", "turn", "trajectory"]
 """What a mean, a deviation or a sequence ratio runs over."""
 
 TOKEN_FIELDS = ("token_rewards", "logp_old", "logp_rollout", "logp_ref", "entropy", "values", "valid")
 """Optional fields of shape [B, T]."""
+
+
+EXTRAS: dict[str, str] = {
+    "kl_weight": "[B] weight of the KL loss on the row",
+    "provenance": "[B] whole numbers: 0 sampled by the policy, 1 expert, 2 hinted, 3 refined, 4 replayed",
+}
+"""Meaning and shape of what `Batch.extras` may hold; modules of the catalogue add theirs."""
 
 
 class Turns(NamedTuple):
@@ -108,6 +115,10 @@ class Batch:
     """[B] bool: a limit ended the trajectory."""
     version: Tensor | None = None
     """[B] long: weight version that sampled the row."""
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    """What single methods need, by name: first dimension B, the second T where there is one per token (`EXTRAS`)."""
+    state: Mapping[str, Any] = field(default_factory=dict)
+    """Controller state as of this step (JSON values)."""
 
     def rows(self, index: Tensor | slice | Sequence[int]) -> Batch:
         """The batch with these rows only, in this order (a micro-batch, a minibatch, a shuffle)."""
@@ -119,7 +130,14 @@ class Batch:
                 return value[picked]
             return [value[i] for i in order] if isinstance(value, list) else value
 
-        return dataclasses.replace(self, **{f.name: pick(getattr(self, f.name)) for f in dataclasses.fields(self)})
+        taken = {f.name: pick(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return dataclasses.replace(self, **taken | {"extras": {key: x[picked] for key, x in self.extras.items()}})
+
+    def extra(self, name: str) -> Tensor:
+        """An entry of `extras` that this computation cannot do without."""
+        if name not in self.extras:
+            raise RequestError(f"Expected extras[{name!r}] in the batch ({EXTRAS[name]}), got none.")
+        return self.extras[name]
 
     def validate(self) -> Batch:
         """This batch, or RequestError naming the first thing wrong with it."""
@@ -223,6 +241,11 @@ def _check_shapes(batch: Batch) -> None:
             raise RequestError(f"Expected finite {name}, got NaN or infinity; leave that episode out of the batch.")
     if not batch.rewards.dtype.is_floating_point:
         raise RequestError(f"Expected float rewards, got {batch.rewards.dtype}.")
+    for name, value in batch.extras.items():
+        if name not in EXTRAS:
+            raise UnknownName("entry of extras", name, EXTRAS)
+        if value.shape[0] != B or not torch.isfinite(value).all():
+            raise RequestError(f"Expected finite extras[{name!r}] for each of {B} rows, got {list(value.shape)}.")
     for name, value in (("task", batch.task), ("anchors", batch.anchors)):
         if value is not None and len(value) != B:
             raise RequestError(f"Expected {name} for each of {B} rows, got {len(value)}.")

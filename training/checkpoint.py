@@ -51,11 +51,12 @@ def save_checkpoint(
     aside.rename(folder)
 
 
-def prune(folder: Path, keep: int = KEEP) -> None:
-    """Delete all but the newest `keep` checkpoints; the first (before RL) always stays, evaluations compare with it."""
+def prune(folder: Path, keep: int = KEEP, spare: int | None = None) -> None:
+    """Delete all but the newest `keep` checkpoints and that of step `spare`; the first (before RL) always stays."""
     found = sorted(folder.glob("step-*"), key=lambda p: int(p.name.split("-")[1]))
     for old in found[1:-keep]:
-        shutil.rmtree(old)
+        if old.name != f"step-{spare}":
+            shutil.rmtree(old)
 
 
 def load_state(folder: Path) -> dict[str, Any]:

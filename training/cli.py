@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..envs import registry
 from ..envs.errors import RequestError, TurnwiseError
@@ -147,18 +147,23 @@ def envs(as_json: Json = False) -> None:
     if as_json:
         emit(rows)
         return
-    table = Table("id", "splits", "here", "what it is", box=None)
+    table = Table(Column("id", no_wrap=True), "splits", "here", "what it is", box=None)
     for row in rows:
         splits = ", ".join(f"{name} {size:,}" for name, size in row["splits"].items())
         table.add_row(row["id"], splits, "yes" if row["available"] else escape(row["reason"]), escape(row["summary"]))
     out.print(table)
+    for row in rows:
+        if row["missing"]:
+            out.print(escape(f"{row['id']}: {row['missing']}"))
 
 
 def _describe_env(spec: registry.EnvSpec) -> dict[str, Any]:
-    missing = spec.missing()
-    reason = f"needs {', '.join(missing)}: pip install 'turnwise[{spec.extra}]'" if missing else ""
-    splits = {} if missing else spec.load().splits()
-    return {"id": spec.id, "splits": splits, "available": not missing, "reason": reason, "summary": spec.summary}
+    reason = spec.reason()
+    cls = None if reason else spec.load()
+    return {
+        "id": spec.id, "splits": cls.splits() if cls else {}, "available": not reason, "reason": reason,
+        "summary": spec.summary, "missing": cls.missing() if cls else "",
+    }  # fmt: skip
 
 
 @app.command()
@@ -180,6 +185,8 @@ def check(
         for c in report.checks:
             table.add_row("[green]ok[/]" if c.ok else "[red]!![/]", c.name, escape(c.detail), f"{c.seconds:.1f}")
         out.print(table)
+        if report.memory_mb:
+            out.print(f"memory of a worker: {report.memory_mb:.0f} MB")
     if not report.ok:
         raise SystemExit(1)
 
@@ -206,18 +213,19 @@ def play(
 @app.command()
 def algorithms(as_json: Json = False) -> None:
     """Every algorithm: what fills its slots, its paper, what it needs, its parameters."""
-    from .algorithms import describe
+    from .algorithms import describe, describe_parts
 
-    rows = describe()
+    rows = [*describe(), *describe_parts()]
     if as_json:
         emit(rows)
         return
     for row in rows:
-        slots = row["slots"]
-        parts = [slots["advantage"], *slots["modulators"], slots["ratio"], slots["stability"], slots["aggregator"]]
-        out.print(f"[bold]{row['name']:13}[/] {escape(row['paper'])}", soft_wrap=True)
+        filled = [part for slot, part in row["slots"].items() if slot not in ("behaviour", "additive")]
+        parts = [name for part in filled for name in ([part] if isinstance(part, str) else part)]
+        kind = "" if row["kind"] == "algorithm" else f" [dim](part: {next(iter(row['slots']))})[/]"
+        out.print(f"[bold]{row['name']:18}[/] {escape(row['paper'])}{kind}", soft_wrap=True)
         needs = f"; needs {', '.join(row['needs'])}" if row["needs"] else ""
-        out.print(f"              per {row['unit']}: {' · '.join(parts)}{needs}", style="dim", soft_wrap=True)
+        out.print(f"                   per {row['unit']}: {' · '.join(parts)}{needs}", style="dim", soft_wrap=True)
     out.print("Parameters with defaults and meaning: turnwise algorithms --json")
 
 

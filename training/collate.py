@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from ..envs.core import StopReason
 from ..envs.errors import RequestError
 from ..rewards.components import score
 from .batch import Batch
+from .extract import extract
 
 
 class Encoded(NamedTuple):
@@ -25,12 +26,13 @@ class Encoded(NamedTuple):
     batch: Batch
 
 
-def encode(trajectories: Sequence[Trajectory], weights: Mapping[str, float]) -> Encoded:
+def encode(trajectories: Sequence[Trajectory], weights: Mapping[str, float], extras: Iterable[str] = ()) -> Encoded:
     """One batch from the episodes of one step, `weights` naming the reward components.
 
     Episodes that say nothing about the policy (`StopReason.is_error`) and those without a policy
     token are left out. Rewards stay apart by component in `Batch.rewards`; their weighted sum per
-    turn sits on the turn's last action token in `Batch.token_rewards`.
+    turn sits on the turn's last action token in `Batch.token_rewards`. `extras` names what else the
+    algorithm needs (`extract.READERS`).
     """
     kept = [t for t in trajectories if not t.stop.is_error and t.policy_tokens]
     if not kept:
@@ -57,6 +59,7 @@ def encode(trajectories: Sequence[Trajectory], weights: Mapping[str, float]) -> 
         terminated=torch.tensor([t.stop in (StopReason.SUCCESS, StopReason.FAILURE) for t in kept])[owner],
         truncated=torch.tensor([t.stop.is_truncated for t in kept])[owner],
         version=torch.tensor([row.version for _, row in rows]),
+        extras=extract(extras, kept, rows),
     )
     ids = _pad([row.ids for _, row in rows], 0, torch.long)
     return Encoded(ids, [len(row.ids) for _, row in rows], batch.validate())

@@ -18,6 +18,14 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Stage(_Part):
+    """A part of a curriculum."""
+
+    params: dict[str, Any] = Field(default_factory=dict, description="over those of the environment")
+    train_tasks: int = Field(default=1000, ge=1)
+    weight: float = Field(default=1.0, gt=0, description="share of the RL steps, relative to the other stages'")
+
+
 class EnvConfig(_Part):
     """Which tasks are trained on and which are held out."""
 
@@ -25,6 +33,9 @@ class EnvConfig(_Part):
     params: dict[str, Any] = Field(default_factory=dict, description="passed to `tasks`: sizes, families, ...")
     train_split: str = "train"
     train_tasks: int = Field(default=1000, ge=1)
+    curriculum: tuple[Stage, ...] = Field(
+        default=(), description="RL plays these stages in order instead, demonstrations come from all of them"
+    )
     eval_split: str = "test"
     eval_tasks: int = Field(default=100, ge=1)
     eval_params: dict[str, Any] | None = Field(default=None, description="where held-out tasks differ; None: `params`")
@@ -53,6 +64,40 @@ class RLConfig(_Part):
     warmup: int = Field(default=0, ge=0, description="steps of linear learning-rate warm-up")
     dynamic_sampling: int = Field(
         default=0, ge=0, description="further draws to replace groups without a signal (DAPO)"
+    )
+    experts: int = Field(
+        default=0, ge=0, description="expert demonstrations put into each group, as further rows of provenance 1"
+    )
+    experts_in: Literal["every", "failed"] = Field(
+        default="every", description="which groups get them: every one, or those without a success"
+    )
+    experts_replace: bool = Field(default=False, description="in place of failed episodes instead of beside all")
+    sampler: Literal["uniform", "mmr1_vas", "one_shot"] = Field(
+        default="uniform", description="how a step's tasks are drawn from the stage"
+    )
+    sampler_every: int = Field(
+        default=28, ge=1, description="steps between refreshes of what mmr1_vas weighs tasks by (MMR1: 28)"
+    )
+    budget: Literal["uniform", "knapsack"] = Field(
+        default="uniform",
+        description="how tasks_per_step x samples_per_task episodes are shared out; knapsack: by pass rate, so that "
+        "groups differ in size",
+    )
+    augmentor: Literal["none", "ghpo", "hbpo"] = Field(
+        default="none",
+        description="text added to first observations: ghpo plays lost groups again with the start of the expert's "
+        "solution, hbpo gives each quarter of a group a budget of tokens",
+    )
+    curriculum: Literal["none", "scaling_inter"] = Field(
+        default="none", description="scaling_inter: the turn limit grows with the RL steps"
+    )
+    reference: str = Field(
+        default="start",
+        description="the frozen reference: start, the policy before RL, or the folder of another fine-tuned policy, "
+        "whose weights are averaged with it (SALSA); it has to stay for a resume",
+    )
+    collect_params: dict[str, Any] = Field(
+        default_factory=dict, description="overrides of the parameters of these parts"
     )
     critic_warmup: int = Field(default=0, ge=0, description="first steps that train the critic only")
     grad_clip: float = Field(default=1.0, gt=0)
@@ -96,6 +141,34 @@ class EngineConfig(_Part):
     env_workers: int = Field(default=16, ge=1)
 
 
+class Alarm(_Part):
+    """A bound on a metric of the run, and what to do once it was beyond it for some steps on end."""
+
+    metric: str = Field(description="as in the glossary of runs; a value that is no number is beyond every bound")
+    above: float | None = None
+    below: float | None = None
+    steps: int = Field(default=1, ge=1, description="values in a row")
+    action: Literal["warn", "stop", "restore"] = Field(
+        default="warn",
+        description="stop: end the run, exit code 1; restore: end it and go back to the checkpoint with the best "
+        "held-out success, dropping what came after",
+    )
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Alarm:
+        if (self.above is None) == (self.below is None):
+            raise ValueError(f"expected above or below for the alarm on {self.metric!r}, got both or neither")
+        return self
+
+
+ALARMS = (
+    Alarm(metric="approx_kl", above=1.0, steps=3),
+    Alarm(metric="valid", below=0.5, steps=10),
+    Alarm(metric="repeat/ngrams", above=0.5, steps=3),
+)
+"""Warnings only: signs of collapse that are beyond dispute in any environment."""
+
+
 class Recipe(_Part):
     """A whole run: tasks, agent, rewards, algorithm, budget."""
 
@@ -109,12 +182,16 @@ class Recipe(_Part):
     rewards: dict[str, float] = Field(default={"outcome": 1.0}, description="component -> weight")
     algorithm: str = "grpo"
     params: dict[str, Any] = Field(default_factory=dict, description="overrides of the algorithm's parameters")
+    slots: dict[str, str | list[str]] = Field(
+        default_factory=dict, description="parts put into the algorithm: slot -> part, or several"
+    )
     sft: SFTConfig = SFTConfig()
     rl: RLConfig = RLConfig()
     budget: BudgetConfig = BudgetConfig()
     eval: EvalConfig = EvalConfig()
     engine: EngineConfig = EngineConfig()
     checkpoint_every: int = Field(default=5, ge=1, description="RL steps between checkpoints")
+    alarms: tuple[Alarm, ...] = Field(default=ALARMS, description="signs of collapse to watch for; () for none")
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -165,7 +242,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-OPEN = ("params", "env.params", "env.eval_params", "rewards")
+OPEN = ("params", "slots", "rl.collect_params", "env.params", "env.eval_params", "rewards")
 """Dictionaries that take any key here; whoever reads them checks."""
 
 

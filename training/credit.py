@@ -31,6 +31,10 @@ class Credit(NamedTuple):
 
     adv_BT: Tensor
     returns_BT: Tensor | None = None
+    weight_BT: Tensor | None = None
+    """Weight of each token in the loss where the estimator chose among the samples; 0 drops it."""
+    extras: Mapping[str, Tensor] | None = None
+    """Entries for `Batch.extras` that later parts read, such as `kl_weight`."""
 
 
 def total_rewards(
@@ -48,7 +52,7 @@ def total_rewards(
     Without `token_rewards` the return sits on the trajectory's last action token. KL in reward: arXiv 2203.02155;
     the estimator is k1, per token.
     """
-    trajectory_M = (batch.rewards @ _weights_K(batch, reward_weights))[batch.trajectories.first_row_M]
+    trajectory_M = (batch.rewards @ weights_K(batch, reward_weights))[batch.trajectories.first_row_M]
     last_BT = batch.last_action()
     owner_BT = batch.trajectories.row_B[:, None]
     token_BT = batch.token_rewards
@@ -206,8 +210,8 @@ def group_in_group(
         invalid_BT = (~batch.valid & batch.mask).to(penalty_N.dtype)
         penalty_N = invalid_penalty * (segment_sum(invalid_BT.flatten(), index_BT, N) > 0)
     step_N = turn_returns(batch, segment_sum(rewards.token_BT.flatten(), index_BT, N), gamma) - penalty_N
-    bucket_N = _anchor_buckets(batch)
-    mean_N, std_N = _unit_stats(step_N, bucket_N, int(bucket_N.max()) + 1, lone_mean_zero=False)
+    bucket_N = anchor_buckets(batch)
+    mean_N, std_N = unit_stats(step_N, bucket_N, int(bucket_N.max()) + 1, lone_mean_zero=False)
     step_adv_N = (step_N - mean_N) / (std_N + 1e-6 if normalize else 1.0)
     episode_adv_N = _episode_advantage(batch, rewards.trajectory_M, penalty_N, normalize, stats_unit)
     return Credit(spread_turns(batch, episode_adv_N + omega * step_adv_N))
@@ -277,6 +281,11 @@ def turn_returns(batch: Batch, reward_N: Tensor, gamma: float) -> Tensor:
 # ---------------------------------------------------------------- helpers
 
 
+def scaled(rewards: Rewards, batch: Batch, factor_M: Tensor) -> Rewards:
+    """Both views of the rewards times one factor per trajectory."""
+    return Rewards(rewards.trajectory_M * factor_M, rewards.token_BT * factor_M[batch.trajectories.row_B][:, None])
+
+
 def spread(batch: Batch, x_M: Tensor) -> Tensor:
     """One number per trajectory -> all its action tokens, [B, T]."""
     return x_M[batch.trajectories.row_B][:, None] * batch.mask
@@ -314,7 +323,7 @@ def _bootstrap_M(batch: Batch, bootstrap: bool) -> Tensor | None:
     return segment_sum(picked_B, batch.trajectories.row_B, len(batch.trajectories.group_M))
 
 
-def _unit_stats(x: Tensor, index: Tensor, count: int, *, lone_mean_zero: bool) -> tuple[Tensor, Tensor]:
+def unit_stats(x: Tensor, index: Tensor, count: int, *, lone_mean_zero: bool) -> tuple[Tensor, Tensor]:
     """Mean and unbiased std of each element's segment; a lone element has std 1 and, if asked, mean 0."""
     n = torch.bincount(index, minlength=count).to(x.dtype)
     mean = segment_mean(x, index, count)
@@ -335,17 +344,17 @@ def _episode_advantage(
     score_N = score_M[owner_N] if penalty_N is None else score_M[owner_N] - penalty_N
     group_N = traj.group_M[owner_N]
     if stats_unit == "turn":
-        mean_N, std_N = _unit_stats(score_N, group_N, traj.groups, lone_mean_zero=True)
+        mean_N, std_N = unit_stats(score_N, group_N, traj.groups, lone_mean_zero=True)
     else:
         mean_score_M = segment_mean(score_N, owner_N, len(traj.group_M))
         present_M = torch.bincount(owner_N, minlength=len(traj.group_M)) > 0
         mean_score_M = torch.where(present_M, mean_score_M, score_M)
-        mean_M, std_M = _unit_stats(mean_score_M, traj.group_M, traj.groups, lone_mean_zero=True)
+        mean_M, std_M = unit_stats(mean_score_M, traj.group_M, traj.groups, lone_mean_zero=True)
         mean_N, std_N = mean_M[owner_N], std_M[owner_N]
     return (score_N - mean_N) / (std_N + 1e-6 if normalize else 1.0)
 
 
-def _anchor_buckets(batch: Batch) -> Tensor:
+def anchor_buckets(batch: Batch) -> Tensor:
     """[N] number of the (group, observation) each turn answered."""
     if batch.anchors is None:
         raise RequestError(
@@ -362,7 +371,7 @@ def _anchor_buckets(batch: Batch) -> Tensor:
     return torch.tensor(found, dtype=torch.long, device=batch.group.device)
 
 
-def _weights_K(batch: Batch, weights: Mapping[str, float] | Sequence[float] | None) -> Tensor:
+def weights_K(batch: Batch, weights: Mapping[str, float] | Sequence[float] | None) -> Tensor:
     K = batch.rewards.shape[1]
     if weights is None:
         return torch.ones(K, dtype=batch.rewards.dtype, device=batch.rewards.device)

@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from ..envs.scienceworld.jvm import JAVA_CURE, JAVA_OPTIONS, java_program
+
 TIMEOUT_S = 300
 
 
@@ -40,7 +42,7 @@ class Finding(NamedTuple):
 def diagnose() -> list[Finding]:
     """Every check, in order; none changes anything."""
     checks: tuple[Callable[[], list[Finding]], ...] = (
-        _python, _torch, _companions, _transformers, _vllm, _worlds, _tools, _gpu, _disk,
+        _python, _torch, _companions, _transformers, _vllm, _worlds, _java, _tools, _gpu, _disk,
     )  # fmt: skip
     with ThreadPoolExecutor() as threads:  # most of the time goes into child processes that import
         return [finding for found in threads.map(lambda check: check(), checks) for finding in found]
@@ -149,7 +151,7 @@ def _vllm() -> list[Finding]:
 
 def _worlds() -> list[Finding]:
     found = []
-    for name in ("textworld", "alfworld"):
+    for name in ("textworld", "alfworld", "scienceworld"):
         have = _version(name)
         if have is None:
             found.append(Finding("missing", name, "not installed", f"{PIP} install 'turnwise[{name}]'"))
@@ -168,6 +170,22 @@ def _worlds() -> list[Finding]:
         cure = "copy compiled games from another machine into the cache ($TURNWISE_CACHE)"
         found.append(Finding("broken", "inform7", state, cure))
     return found
+
+
+def _java() -> list[Finding]:
+    """ScienceWorld's engine is a Java program; this starts it with the same options."""
+    if _version("scienceworld") is None:
+        return []
+    try:
+        done = subprocess.run(
+            [java_program(), *JAVA_OPTIONS, "-version"], capture_output=True, text=True, timeout=TIMEOUT_S
+        )
+    except FileNotFoundError:
+        return [Finding("missing", "Java", "not found; ScienceWorld does not run without", JAVA_CURE)]
+    lines = done.stderr.strip().splitlines() or [""]
+    if done.returncode:
+        return [Finding("broken", "Java", f"refuses ScienceWorld's options: {lines[0][:200]}", JAVA_CURE)]
+    return [Finding("ok", "Java", next((line for line in lines if "version" in line), lines[0]))]
 
 
 def _tools() -> list[Finding]:

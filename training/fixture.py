@@ -16,13 +16,20 @@ Input, B rows and T tokens as nested lists; only `rewards`, `token_rewards` or `
     new_values [B][T]    the critic after the update so far: values
     anchors              one observation per turn in row order, or a list per row; none: all different
     valid [B][T]         1;  terminated, truncated [B]: 0;  task [B], reward_names [K]: none
+    extras               {name: [B] or [B][T]}: what single methods need (`batch.EXTRAS` lists them)
+    slots                {slot: part or [parts]}: parts put into the row, as a recipe does
     params, state        overrides; controller state {"step": k, "history": [...]}
+
+A part of the update that is no row of its own is applied on top of `grpo`. A part of the collect side takes
+{"inputs": {name: value}, "params": {...}} instead and its answer is {"output": ...}.
 
 Output: advantage, mask (1: the token keeps its gradient), coef, loss (sum of terms), terms, state (of the next step).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,37 +37,47 @@ import torch
 from torch import Tensor
 
 from ..envs.errors import RequestError, UnknownName
-from .algorithms import loss_mask, resolve
+from .algorithms import part_of, resolve
 from .batch import Batch, segment_sum
 from .objective import advantages, coefficient, loss_weights, next_state, total_loss
-from .parameters import call
+from .parameters import call, keyword_defaults
 from .regularizers import Update
+from .slots import COLLECT, Part, loss_mask
 
 DTYPE = torch.float64
 TOKEN_FLOATS = ("token_rewards", "logp", "logp_old", "logp_rollout", "logp_ref", "entropy", "values", "new_values")
 TOKEN_KEYS = ("mask", "turn", *TOKEN_FLOATS, "valid")
 ROW_KEYS = ("group", "trajectory", "rewards", "task", "terminated", "truncated")
-KEYS = (*TOKEN_KEYS, *ROW_KEYS, "turn_rewards", "reward_names", "anchors", "params", "state")
+KEYS = (
+    *TOKEN_KEYS, *ROW_KEYS, "turn_rewards", "reward_names", "anchors", "params", "state", "extras", "slots",
+)  # fmt: skip
 
 
 def evaluate(algorithm_name: str, fixture: Mapping[str, Any]) -> dict[str, Any]:
     """Advantages, masks, coefficients and loss on a fixture; RequestError says what is wrong with it."""
     if not isinstance(fixture, Mapping):
         raise RequestError(f"Expected a JSON object, got {type(fixture).__name__}.")
+    overrides, slots = _mapping(fixture, "params"), _mapping(fixture, "slots")
+    part = part_of(algorithm_name)
+    if part is not None and part.slot in COLLECT:
+        return _collected(part, fixture, overrides)
+    if part is not None:
+        algorithm_name = "grpo"
+        slots[part.slot] = [*_listed(slots.get(part.slot, [])), part.name]
     for key in fixture:
         if key not in KEYS:
             raise UnknownName("fixture key", key, KEYS)
-    overrides = _mapping(fixture, "params")
-    algorithm, params = resolve(algorithm_name, overrides)
+    algorithm, params = resolve(algorithm_name, overrides, slots)
     params = _without_missing(params, overrides, fixture)
     batch, logp_BT, values_BT = read_batch(fixture)
-    state = _state(fixture)
+    state = dict(batch.state)
     credit = advantages(algorithm, params, batch)
+    batch = dataclasses.replace(batch, extras={**batch.extras, **credit.extras})
     result = coefficient(algorithm, params, batch, credit.adv_BT, logp_BT)
-    weights = loss_weights(algorithm, params, batch)
+    weights = loss_weights(algorithm, params, batch, credit.weight_BT)
     update = Update(batch, weights, logp_BT, batch.entropy, values_BT, credit.returns_BT, state)
     _, terms = total_loss(algorithm, params, update, result)
-    keep_BT = result.keep_BT & call(loss_mask, batch, params=params)
+    keep_BT = result.keep_BT & call(loss_mask, batch, params=params) & (credit.weight_BT > 0)
     return {
         "advantage": _plain(credit.adv_BT),
         "mask": keep_BT.to(torch.long).tolist(),
@@ -100,9 +117,38 @@ def read_batch(fixture: Mapping[str, Any]) -> tuple[Batch, Tensor, Tensor]:
         values=values_BT,
         anchors=_anchors(fixture.get("anchors"), [len(set(row) - {-1}) for row in turn.tolist()]),
         valid=_tensor(fixture, "valid", (B, T), torch.bool) if "valid" in fixture else None,
+        extras=_extras(fixture),
+        state=_state(fixture),
         **flags,
     )
     return batch.validate(), logp_BT, given.get("new_values", values_BT)
+
+
+def _collected(part: Part, fixture: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What a part of the collect side answers to the inputs of a fixture."""
+    inputs = _mapping(fixture, "inputs")
+    wanted = [p.name for p in inspect.signature(part.function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    if sorted(inputs) != sorted(wanted):
+        raise RequestError(f"Expected inputs {', '.join(wanted)} for {part.name}, got {', '.join(inputs) or 'none'}.")
+    known = keyword_defaults(part.function)
+    for name in overrides:
+        if name not in known:
+            raise UnknownName(f"parameter of {part.name}", name, known)
+    return {"output": part.function(**inputs, **overrides)}
+
+
+def _listed(names: Any) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _extras(fixture: Mapping[str, Any]) -> dict[str, Tensor]:
+    found = {}
+    for name, value in _mapping(fixture, "extras").items():
+        try:
+            found[name] = torch.tensor(value, dtype=DTYPE)
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"Expected extras.{name} as numbers [B] or [B][T], got {value!r:.80}.") from error
+    return found
 
 
 def _without_missing(

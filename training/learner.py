@@ -15,11 +15,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..envs.errors import RequestError
+from . import diagnostics
 from .algorithms import Algorithm, needs
 from .batch import Batch
+from .catalogue.process import outcome_pull
 from .collate import Encoded
 from .config import RLConfig
-from .objective import Coefficient, advantages, coefficient, loss_weights, next_state, total_loss
+from .credit import total_rewards
+from .extract import follow_trainer, sampled
+from .objective import Coefficient, advantages, coefficient, loss_weights, next_state, reward, total_loss
+from .parameters import call
 from .regularizers import Update
 from .scoring import micro_batches, score_actions
 
@@ -46,6 +52,7 @@ class _Reading(NamedTuple):
 
     logp_BT: Tensor
     entropy_BT: Tensor
+    mean_logp_BT: Tensor
     values_BT: Tensor | None
     final_B: Tensor | None
 
@@ -74,25 +81,43 @@ class Learner:
         self.optimizers = {"policy": _adamw(model, config.lr, config.weight_decay)}
         if self.critic is not None:
             self.optimizers["critic"] = _adamw(self.critic, config.critic_lr, config.weight_decay)
+        self.process = copy.deepcopy(model) if "process_model" in self.needs else None
+        """PRIME's model of process rewards; starts as the policy."""
+        if self.process is not None:
+            self.optimizers["process"] = _adamw(self.process, config.critic_lr, config.weight_decay)
+        self.by_turn = "turn_by_turn" in self.needs
+        if self.by_turn and config.epochs * config.minibatches > 1:
+            raise RequestError(
+                f"Expected rl.epochs=1 and rl.minibatches=1 for {algorithm.name}, got {config.epochs} and "
+                f"{config.minibatches}: it makes one update per turn index."
+            )
         # One update per batch and nothing that must be known before it: the gradient pass itself then
         # gives the log-probs of the policy that sampled, which saves a forward pass over everything.
-        self.fused = config.epochs * config.minibatches == 1 and self.critic is None and not params["kl_reward_coef"]
+        # An entropy that a slot asks for, whatever the terms, is one of the policy before the update.
+        asks_before = self.by_turn or self.process is not None or "entropy" in algorithm.needs
+        single = config.epochs * config.minibatches == 1 and self.critic is None
+        self.fused = single and not asks_before and not params["kl_reward_coef"]
 
     def update(self, encoded: Encoded, step: int) -> dict[str, float]:
         """One algorithm step over a whole batch; returns its metrics, means over tokens unless named otherwise."""
         self._set_lr(step)
         self.model.eval()  # no dropout: the ratio must be 1 before the first update
         ids, batch = encoded.ids.to(self.model.device), _to_device(encoded.batch, self.model.device)
-        batch = self._with_reference(ids, batch, encoded.lengths)
+        batch = dataclasses.replace(self._with_reference(ids, batch, encoded.lengths), state=self.state)
         if not self.fused:
             batch = self._with_old(ids, batch, encoded.lengths)
+        if self.process is not None:
+            batch = self._with_process_rewards(ids, batch, encoded.lengths)
         credit = advantages(self.algorithm, self.params, batch)
+        batch = dataclasses.replace(batch, extras={**batch.extras, **credit.extras})
         metrics = dict(credit.metrics)
         sums: dict[str, list[float]] = {}
         readings: tuple[Tensor, Tensor] | None = None
-        for rows in self._minibatches(batch, step):
+        if self.by_turn:
+            self._turn_by_turn(ids, batch, encoded.lengths, sums)
+        for rows in () if self.by_turn else self._minibatches(batch, step):
             returns = None if credit.returns_BT is None else credit.returns_BT[rows]
-            read = self._minibatch(ids[rows], batch.rows(rows), credit.adv_BT[rows], returns,
+            read = self._minibatch(ids[rows], batch.rows(rows), credit.adv_BT[rows], credit.weight_BT[rows], returns,
                                    [encoded.lengths[i] for i in rows.tolist()], sums)  # fmt: skip
             readings = readings or read
         if self.fused:
@@ -102,12 +127,29 @@ class Learner:
         metrics.update(_sampler_gap(batch))
         assert batch.entropy is not None
         metrics["entropy"] = float(batch.entropy[batch.mask].mean())
+        with torch.no_grad():
+            rewards = reward(self.algorithm, self.params, batch)
+            metrics |= diagnostics.of_batch(batch, rewards, self.params.get("gamma", 1.0))
         self.state = next_state(self.algorithm, self.params, self.state, batch)
+        if self.process is not None:
+            metrics |= self._fit_process(ids, batch, encoded.lengths)
         return metrics
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Weights besides the policy's, for a checkpoint."""
-        return {} if self.critic is None else {"critic_model": dict(self.critic.state_dict())}
+        found = {} if self.critic is None else {"critic_model": dict(self.critic.state_dict())}
+        if self.process is not None:  # parameters, not the state dict: tied weights may be stored once only
+            found["process_model"] = dict(self.process.named_parameters())
+        return found
+
+    def load_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `tensors` gave for a checkpoint."""
+        module = self.critic if name == "critic_model" else self.process
+        assert module is not None
+        with torch.no_grad():
+            own = module.state_dict()
+            for key, weight in tensors.items():
+                own[key].copy_(weight)
 
     # ---- one update -------------------------------------------------------------------------------
 
@@ -116,12 +158,13 @@ class Learner:
         ids: Tensor,
         batch: Batch,
         adv: Tensor,
+        chosen: Tensor,
         returns: Tensor | None,
         lengths: list[int],
         sums: dict[str, list[float]],
     ) -> tuple[Tensor, Tensor]:
         """Accumulate gradients over micro-batches, step the optimisers; returns what was read (logp, entropy)."""
-        weights = loss_weights(self.algorithm, self.params, batch)
+        weights = loss_weights(self.algorithm, self.params, batch, chosen)
         whole = self._coefficients_of_whole(ids, batch, adv, lengths)
         logp, entropy = torch.zeros_like(adv), torch.zeros_like(adv)
         tokens = int(batch.mask.sum())
@@ -131,7 +174,11 @@ class Learner:
             read = self._read(ids, batch.mask, lengths, micro, grad=True)
             part = batch.rows(index)
             if self.fused:
-                part = dataclasses.replace(part, logp_old=read.logp_BT.detach())
+                old = {"mean_logp_old": read.mean_logp_BT}
+                part = dataclasses.replace(part, logp_old=read.logp_BT.detach(), extras={**part.extras, **old})
+                part = follow_trainer(part)
+            if "mean_logp" in self.needs:
+                part = dataclasses.replace(part, extras={**part.extras, "mean_logp": read.mean_logp_BT})
             if whole is None:
                 coef = coefficient(self.algorithm, self.params, part, adv[index], read.logp_BT)
             else:
@@ -141,8 +188,10 @@ class Learner:
             loss, terms = total_loss(self.algorithm, self.params, view, coef)
             loss.backward()
             logp[index], entropy[index] = read.logp_BT.detach(), read.entropy_BT.detach()
-            _add(added, terms, coef.metrics, int(part.mask.sum()) / tokens)
-        for name, optimizer in self.optimizers.items():
+            silent = {"masked": _silenced(part.mask, adv[index], coef.coef_BT, weights.policy_BT[index])}
+            _add(added, terms, {**coef.metrics, **silent}, int(part.mask.sum()) / tokens)
+        for name in [name for name in self.optimizers if name != "process"]:  # that one has a loss of its own
+            optimizer = self.optimizers[name]
             norm = nn.utils.clip_grad_norm_(_parameters(optimizer), self.config.grad_clip)
             added[f"grad_norm/{name}"] = float(norm)
             optimizer.step()
@@ -150,6 +199,48 @@ class Learner:
         for name, value in added.items():
             sums.setdefault(name, []).append(value)
         return logp, entropy
+
+    def _turn_by_turn(self, ids: Tensor, batch: Batch, lengths: list[int], sums: dict[str, list[float]]) -> None:
+        """One update per turn index, the last first; each later turn's log-probs after its update are `logp_after`."""
+        assert batch.logp_old is not None
+        after = batch.logp_old.clone()
+        for turn in range(int(batch.turn.max()), -1, -1):
+            batch = dataclasses.replace(batch, extras={**batch.extras, "logp_after": after})
+            credit = advantages(self.algorithm, self.params, batch)
+            own = batch.turn == turn
+            rows = own.any(1).nonzero()[:, 0]
+            part = batch.rows(rows)
+            part = dataclasses.replace(part, mask=own[rows], turn=part.turn.masked_fill(~own[rows], -1))
+            long = [lengths[i] for i in rows.tolist()]
+            self._minibatch(ids[rows], part, credit.adv_BT[rows], credit.weight_BT[rows], None, long, sums)
+            moved = self._with_old(ids[rows], part, long).logp_old
+            assert moved is not None
+            after = after.index_put((rows,), torch.where(own[rows], moved, after[rows]))
+
+    def _with_process_rewards(self, ids: Tensor, batch: Batch, lengths: list[int]) -> Batch:
+        """The batch with log pi_phi - log pi_ref of each action token."""
+        assert self.process is not None and batch.logp_ref is not None
+        gap = (self._logps(self.process, ids, batch.mask, lengths) - batch.logp_ref).masked_fill(~batch.mask, 0.0)
+        return dataclasses.replace(batch, extras={**batch.extras, "process_rewards": gap})
+
+    def _fit_process(self, ids: Tensor, batch: Batch, lengths: list[int]) -> dict[str, float]:
+        """One step of the process model on the outcomes of this batch."""
+        assert self.process is not None
+        with torch.no_grad():
+            pull = call(outcome_pull, batch, call(total_rewards, batch, params=self.params), params=self.params)
+        for micro in micro_batches(lengths, self.micro_tokens):
+            width = max(lengths[i] for i in micro)
+            with torch.autocast(ids.device.type, self.autocast, enabled=self.autocast is not None):
+                scores = score_actions(
+                    self.process, ids[micro, :width], batch.mask[micro, :width], self.config.temperature
+                )
+            (pull[micro, :width] * scores.logp_BT).sum().backward()
+        optimizer = self.optimizers["process"]
+        norm = nn.utils.clip_grad_norm_(_parameters(optimizer), self.config.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        found = {f"process/{name}": float(value) for name, value in self.state["process"].items()}
+        return {**found, "grad_norm/process": float(norm)}
 
     def _read(self, ids: Tensor, mask: Tensor, lengths: list[int], micro: list[int], grad: bool) -> _Reading:
         """Forward pass of the rows `micro`, cut to their own width."""
@@ -161,20 +252,23 @@ class Learner:
             torch.set_grad_enabled(grad),
             torch.autocast(ids.device.type, self.autocast, enabled=self.autocast is not None),
         ):
-            scores = score_actions(self.model, own_ids, own_mask, self.config.temperature, "entropy" in self.needs)
+            scores = score_actions(
+                self.model, own_ids, own_mask, self.config.temperature,
+                entropy_grad="entropy" in self.needs, mean_logp="mean_logp" in self.needs,
+            )  # fmt: skip
             values = self.critic(own_ids) if self.critic is not None else None
         final = None
         if values is not None:
             ends = torch.tensor([lengths[i] for i in micro], device=ids.device)
             final = values.gather(1, ends[:, None])[:, 0]
             values = nn.functional.pad(values[:, :-1] * own_mask, pad)
-        return _Reading(
-            nn.functional.pad(scores.logp_BT, pad), nn.functional.pad(scores.entropy_BT, pad), values, final
-        )
+        logp, entropy, mean_logp = (nn.functional.pad(x_BT, pad) for x_BT in scores)
+        return _Reading(logp, entropy, mean_logp, values, final)
 
     def _with_old(self, ids: Tensor, batch: Batch, lengths: list[int]) -> Batch:
         """The batch with log-probs, entropies and values of the policy as it is now."""
-        out: dict[str, Tensor] = {name: torch.zeros(ids.shape, device=ids.device) for name in ("logp_old", "entropy")}
+        names = ("logp_old", "entropy", "mean_logp_old")
+        out: dict[str, Tensor] = {name: torch.zeros(ids.shape, device=ids.device) for name in names}
         if self.critic is not None:
             out |= {
                 "values": torch.zeros(ids.shape, device=ids.device),
@@ -182,32 +276,39 @@ class Learner:
             }
         for micro in micro_batches(lengths, self.micro_tokens):
             read = self._read(ids, batch.mask, lengths, micro, grad=False)
-            out["logp_old"][micro], out["entropy"][micro] = read.logp_BT, read.entropy_BT
+            for name, x_BT in zip(names, read, strict=False):
+                out[name][micro] = x_BT
             if read.values_BT is not None and read.final_B is not None:
                 out["values"][micro], out["final_values"][micro] = read.values_BT, read.final_B
-        return dataclasses.replace(batch, **out)
+        extras = {**batch.extras, "mean_logp_old": out.pop("mean_logp_old")}
+        return follow_trainer(dataclasses.replace(batch, **out, extras=extras))
 
     def _with_reference(self, ids: Tensor, batch: Batch, lengths: list[int]) -> Batch:
         if self.reference is None:
             return batch
+        return dataclasses.replace(batch, logp_ref=self._logps(self.reference, ids, batch.mask, lengths))
+
+    def _logps(self, model: PreTrainedModel, ids: Tensor, mask: Tensor, lengths: list[int]) -> Tensor:
+        """[B, T] log-probs of another model, without gradient."""
         logp = torch.zeros(ids.shape, device=ids.device)
         for micro in micro_batches(lengths, self.micro_tokens):
             width = max(lengths[i] for i in micro)
             with torch.no_grad(), torch.autocast(ids.device.type, self.autocast, enabled=self.autocast is not None):
-                scores = score_actions(
-                    self.reference, ids[micro, :width], batch.mask[micro, :width], self.config.temperature
-                )
+                scores = score_actions(model, ids[micro, :width], mask[micro, :width], self.config.temperature)
             logp[micro, :width] = scores.logp_BT
-        return dataclasses.replace(batch, logp_ref=logp)
+        return logp
 
     def _coefficients_of_whole(self, ids: Tensor, batch: Batch, adv: Tensor, lengths: list[int]) -> Any:
         """Coefficients that couple rows of a minibatch, by a forward pass of their own; None where rows stand alone."""
         rows_alone = len(batch.trajectories.group_M) == len(batch.group)
-        if "unit_complete" not in self.needs or rows_alone:
+        coupled = "whole_minibatch" in self.needs or ("unit_complete" in self.needs and not rows_alone)
+        if not coupled:
             return None
         old = self._with_old(ids, batch, lengths)
         assert old.logp_old is not None
         batch = old if self.fused else batch
+        now = {"mean_logp": old.extras["mean_logp_old"]}  # read by this very pass
+        batch = dataclasses.replace(batch, extras={**batch.extras, **now})
         return coefficient(self.algorithm, self.params, batch, adv, old.logp_old)
 
     def _minibatches(self, batch: Batch, step: int) -> Iterator[Tensor]:
@@ -230,7 +331,8 @@ class Learner:
         waits = self.critic is not None and step < self.config.critic_warmup
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = share * (self.config.critic_lr if name == "critic" else 0.0 if waits else self.config.lr)
+                own = self.config.lr * (not waits) if name == "policy" else self.config.critic_lr
+                group["lr"] = share * own
 
 
 def _adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
@@ -247,18 +349,25 @@ def _add(sums: dict[str, float], terms: Mapping[str, Tensor], means: Mapping[str
         sums[name] = max(sums.get(name, value), value) if largest else sums.get(name, 0.0) + share * value
 
 
+def _silenced(mask: Tensor, adv: Tensor, coef: Tensor, weight: Tensor) -> float:
+    """Share of action tokens with an advantage from which clips, masks or selectors took the gradient."""
+    return float((mask & (adv != 0) & ((coef == 0) | (weight == 0))).sum() / mask.sum().clamp(min=1))
+
+
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:
     moved = {f.name: v.to(device) for f in dataclasses.fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)}
-    return dataclasses.replace(batch, **moved)
+    return dataclasses.replace(batch, **moved, extras={name: x.to(device) for name, x in batch.extras.items()})
 
 
 def _sampler_gap(batch: Batch) -> dict[str, float]:
     """|log-prob of the engine - log-prob of the trainer| at the weights that sampled: largest and mean."""
     if batch.logp_rollout is None or batch.logp_old is None:
         return {}
-    gap = (batch.logp_rollout - batch.logp_old)[batch.mask].abs()
+    gap = (batch.logp_rollout - batch.logp_old)[sampled(batch)].abs()
+    if not len(gap):
+        return {}
     return {"gap/max": float(gap.max()), "gap/mean": float(gap.mean())}

@@ -17,8 +17,11 @@ from ..envs.pool import EnvPool
 from ..envs.task import Task
 from .target import make_agent, resolve_recipe
 
+DAY_S = 24 * 3600.0
+"""A person may take this long."""
 
-class HumanAgent:
+
+class HumanAgent(Agent):
     """Asks the person at the terminal. `?` lists the admissible commands, an empty line or end of input gives up."""
 
     name = "human"
@@ -64,9 +67,9 @@ async def play_in_terminal(
     else:
         recipe, policy = resolve_recipe(agent, env)
         player, sampler = make_agent(recipe, policy, agent, temperature=0.0, engine="torch")
-    pool = EnvPool(workers=1)
+    pool = EnvPool(workers=1, lease_s=DAY_S)
     try:
-        limits = recipe.limits.model_copy(update={"seconds": 24 * 3600.0})
+        limits = recipe.limits.model_copy(update={"seconds": DAY_S})
         trajectory = await play(player, Episode(task), pool, limits, name="play")
     finally:
         if sampler is not None:

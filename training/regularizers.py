@@ -17,6 +17,7 @@ from ..envs.errors import RequestError
 from .batch import Batch
 
 KLEstimator = Literal["k1", "k2", "k3", "k3+", "unbiased"]
+EPOMean = Literal["hierarchical", "flat"]
 State = dict[str, Any]
 
 
@@ -69,7 +70,7 @@ def kl_estimate(logp_BT: Tensor, ref_BT: Tensor, estimator: KLEstimator, old_BT:
 
 
 def kl_loss(update: Update, *, beta: float = 0.0, kl_estimator: KLEstimator = "k3") -> Tensor | None:
-    """beta * aggregate(KL estimate), with the policy's aggregator."""
+    """beta * aggregate(w KL estimate), with the policy's aggregator; w is `extras["kl_weight"]` [B], 1 without."""
     if not beta:
         return None
     batch = update.batch
@@ -77,6 +78,8 @@ def kl_loss(update: Update, *, beta: float = 0.0, kl_estimator: KLEstimator = "k
     ref_BT = _given(batch.logp_ref, "logp_ref", "beta > 0").masked_fill(off_BT, 0.0)
     old_BT = None if batch.logp_old is None else batch.logp_old.masked_fill(off_BT, 0.0)
     kl_BT = kl_estimate(update.logp_BT.masked_fill(off_BT, 0.0), ref_BT, kl_estimator, old_BT)
+    if "kl_weight" in batch.extras:
+        kl_BT = kl_BT * batch.extras["kl_weight"][:, None]
     return beta * (update.weights.policy_BT * kl_BT).sum()
 
 
@@ -90,11 +93,14 @@ def entropy_bonus(update: Update, *, entropy_coef: float = 0.0) -> Tensor | None
     return -entropy_coef * (update.weights.policy_BT * _entropy(update, "entropy_coef")).sum()
 
 
-def epo_bonus(update: Update, *, epo_lambda: float = 0.0) -> Tensor | None:
-    """-lambda L_H, L_H the hierarchical mean of the entropy (token -> turn -> trajectory). EPO, arXiv 2509.22576."""
+def epo_bonus(update: Update, *, epo_lambda: float = 0.0, epo_mean: EPOMean = "hierarchical") -> Tensor | None:
+    """-lambda L_H, L_H the hierarchical mean of the entropy (token -> turn -> trajectory). EPO, arXiv 2509.22576.
+
+    `epo_mean="flat"` takes the mean over all tokens instead, in which long turns count more.
+    """
     if not epo_lambda:
         return None
-    return -epo_lambda * (update.weights.hierarchy_BT * _entropy(update, "epo_lambda")).sum()
+    return -epo_lambda * (_epo_weights(update, epo_mean) * _entropy(update, "epo_lambda")).sum()
 
 
 def epo_corridor(
@@ -106,20 +112,25 @@ def epo_corridor(
     epo_alpha: float = 0.1,
     epo_gamma: float = 3.0,
     epo_steps: int = 150,
+    epo_mean: EPOMean = "hierarchical",
 ) -> Tensor | None:
     """lambda beta_k alpha * hierarchical mean of relu(kappa_l Hbar - H) + relu(H - kappa_r Hbar).
 
     Hbar is the mean of L_H over all earlier steps (`state["history"]`), a constant; nothing before the second step.
     The band is in units of Hbar; the gradient reaches H outside it and is exactly 0 inside. EPO v2, arXiv 2509.22576
-    (v1's indicator has no gradient and is not offered).
+    (v1's indicator has no gradient and is not offered). `epo_mean="flat"`: means over all tokens, here and in Hbar.
     """
-    history = (update.state or {}).get("history", [])
+    history = (update.state or {}).get("history" if epo_mean == "hierarchical" else "history_flat", [])
     if not epo_lambda or not history:
         return None
     mean = math.fsum(history) / len(history)
     penalty_BT = corridor(_entropy(update, "epo_lambda"), mean, epo_kappa_l, epo_kappa_r)
     phase = epo_phase(int((update.state or {}).get("step", len(history))), epo_steps, epo_gamma)
-    return epo_lambda * phase * epo_alpha * (update.weights.hierarchy_BT * penalty_BT).sum()
+    return epo_lambda * phase * epo_alpha * (_epo_weights(update, epo_mean) * penalty_BT).sum()
+
+
+def _epo_weights(update: Update, mean: EPOMean) -> Tensor:
+    return update.weights.token_BT if mean == "flat" else update.weights.hierarchy_BT
 
 
 def corridor(entropy: Tensor, mean: float, kappa_l: float, kappa_r: float) -> Tensor:
@@ -136,11 +147,13 @@ def epo_state_update(state: State, batch: Batch, hierarchy_BT: Tensor) -> State:
     """State of the next step: k + 1 and the history with this step's hierarchical mean of sampling-time entropy.
 
     `batch.entropy` [B, T] covers the whole step; environment tokens and padding carry no weight. JSON-serialisable.
+    `history_flat` is that of the mean over all tokens.
     """
     entropy_BT = _given(batch.entropy, "entropy", "epo_lambda > 0").masked_fill(~batch.mask, 0.0)
     mean = float((hierarchy_BT * entropy_BT).sum())
     history = [float(past) for past in state.get("history", [])]
-    return {"step": int(state.get("step", len(history))) + 1, "history": [*history, mean]}
+    flat = [*(float(past) for past in state.get("history_flat", [])), float(entropy_BT[batch.mask].mean())]
+    return {"step": int(state.get("step", len(history))) + 1, "history": [*history, mean], "history_flat": flat}
 
 
 def epo_warn(kappa_l: float) -> None:

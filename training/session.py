@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,8 +27,11 @@ from ..envs.pool import EnvPool
 from ..envs.task import Task
 from ..rewards.components import check_ordering
 from .algorithms import check, needs, resolve
-from .config import Recipe
+from .catalogue.sampling import soup
+from .config import EnvConfig, Recipe, Stage
 from .learner import Learner
+from .parameters import call
+from .sampler import check_collect
 from .scoring import score_actions
 
 LISTENING_EPISODES = 64
@@ -37,43 +43,84 @@ BF16_GAP = 500.0
 
 @dataclass
 class Tasks:
-    """The two disjoint lists a run plays."""
+    """What a run plays. No held-out task is in a stage."""
 
-    train: list[Task]
+    stages: list[list[Task]]
+    """Training tasks, one list where there is no curriculum."""
+    starts: list[int]
+    """RL step at which each stage begins."""
     held_out: list[Task]
+
+    @property
+    def train(self) -> list[Task]:
+        """Tasks of all stages, taken in turn, each once."""
+        mixed = (task for tasks in zip_longest(*self.stages) for task in tasks if task is not None)
+        return list({task.key: task for task in mixed}.values())
+
+    def at(self, step: int) -> list[Task]:
+        """The stage of an RL step (from 0)."""
+        return self.stages[bisect_right(self.starts, step) - 1]
+
+
+def stage_starts(weights: Sequence[float], steps: int) -> list[int]:
+    """First RL step of each stage when `steps` are shared out by `weights`: round(steps * sum_{j<i} w_j / sum w)."""
+    before = [sum(weights[:index]) for index in range(len(weights))]
+    return [round(steps * part / sum(weights)) for part in before]
 
 
 def validate(recipe: Recipe) -> None:
     """Refuse a recipe that cannot work, before anything starts."""
-    algorithm, params = resolve(recipe.algorithm, recipe.params)
+    algorithm, params = resolve(recipe.algorithm, recipe.params, recipe.slots)
     needed = needs(algorithm, params)
     check(
         algorithm, params, samples_per_task=recipe.rl.samples_per_task, epochs=recipe.rl.epochs,
         has_reference="ref_logp" in needed, has_critic="critic" in needed, layout=recipe.context.layout,
     )  # fmt: skip
     check_ordering(recipe.rewards, max_turns=max(t.max_turns for t in list_tasks(recipe).train))
-    if recipe.rl.tasks_per_step > recipe.env.train_tasks:
+    smallest = min(stage.train_tasks for stage in _stages(recipe.env))
+    if recipe.rl.tasks_per_step > smallest:
         raise RequestError(
-            f"Expected rl.tasks_per_step <= env.train_tasks, got {recipe.rl.tasks_per_step} > {recipe.env.train_tasks}."
+            f"Expected rl.tasks_per_step <= env.train_tasks, got {recipe.rl.tasks_per_step} > {smallest}."
+        )
+    check_collect(recipe.rl)
+    passes = recipe.rl.epochs * recipe.rl.minibatches
+    if "turn_by_turn" in needed and passes > 1:
+        raise RequestError(
+            f"Expected rl.epochs = rl.minibatches = 1 for {recipe.algorithm}, got {recipe.rl.epochs} and "
+            f"{recipe.rl.minibatches}: it already takes one update per turn."
+        )
+    second = recipe.rl.reference
+    if second != "start" and ("ref_logp" not in needed or not (Path(second) / "config.json").is_file()):
+        raise RequestError(
+            f"Expected rl.reference as 'start' or the folder of a policy, for an algorithm with a KL term, got "
+            f"{second!r} for {recipe.algorithm}. Set params.beta or params.kl_reward_coef, or correct the path."
         )
     device(recipe)
 
 
 def list_tasks(recipe: Recipe) -> Tasks:
     """Training and held-out tasks; refuses lists that share one."""
-    env = recipe.env
-    train = registry.tasks(env.id, env.train_split, env.train_tasks, **env.params)
+    env, stages = recipe.env, _stages(recipe.env)
+    trained = [_listed(env.id, "train", env.train_split, s.train_tasks, env.params | s.params) for s in stages]
     held_out_params = env.params if env.eval_params is None else env.eval_params
-    held_out = registry.tasks(env.id, env.eval_split, env.eval_tasks, **held_out_params)
-    for name, wanted, got in (("train", env.train_tasks, train), ("eval", env.eval_tasks, held_out)):
-        if len(got) < wanted:
-            raise RequestError(f"Expected env.{name}_tasks <= {len(got)}, all that the split has, got {wanted}.")
-    shared = {t.key for t in train} & {t.key for t in held_out}
+    held_out = _listed(env.id, "eval", env.eval_split, env.eval_tasks, held_out_params)
+    shared = {t.key for stage in trained for t in stage} & {t.key for t in held_out}
     if shared:
         raise RequestError(
             f"Training and held-out tasks share {len(shared)} keys ({min(shared)}, ...). Use disjoint splits."
         )
-    return Tasks(train, held_out)
+    return Tasks(trained, stage_starts([stage.weight for stage in stages], recipe.rl.steps), held_out)
+
+
+def _stages(env: EnvConfig) -> tuple[Stage, ...]:
+    return env.curriculum or (Stage(train_tasks=env.train_tasks),)
+
+
+def _listed(id: str, name: str, split: str, count: int, params: dict[str, Any]) -> list[Task]:
+    found = registry.tasks(id, split, count, **params)
+    if len(found) < count:
+        raise RequestError(f"Expected env.{name}_tasks <= {len(found)}, all that the split has, got {count}.")
+    return found
 
 
 def device(recipe: Recipe) -> torch.device:
@@ -119,7 +166,7 @@ async def listen(recipe: Recipe, tasks: Sequence[Task], pool: EnvPool) -> list[s
     """The exact texts that a policy will read and write, for the tokenizer."""
     agent = Demonstrator(recipe.sft.agent, recipe.context)
     await rollout(agent, demo_episodes(recipe, tasks, max(recipe.sft.demos, LISTENING_EPISODES)), pool, recipe.limits)
-    return [text for text in (*agent.heard, recipe.context.system) if text]
+    return [text for text in (*sorted(agent.heard), recipe.context.system) if text]
 
 
 async def demonstrate(
@@ -144,13 +191,25 @@ def make_learner(recipe: Recipe, model: PreTrainedModel, reference: PreTrainedMo
     Dr. GRPO's constant length divisor the context limit.
     """
     follows = {"epo_steps": max(1, recipe.rl.steps), "length_norm": recipe.context.max_tokens}
-    algorithm, params = resolve(recipe.algorithm, follows | recipe.params)
+    algorithm, params = resolve(recipe.algorithm, follows | recipe.params, recipe.slots)
     if "ref_logp" in needs(algorithm, params):
         reference = (reference or copy.deepcopy(model)).eval().requires_grad_(False)
+        if recipe.rl.reference != "start":
+            _mix_in(reference, recipe)
     return Learner(
         model, algorithm, params, recipe.rl,
         micro_tokens=micro_tokens(recipe), autocast=autocast_dtype(recipe), reference=reference,
     )  # fmt: skip
+
+
+def _mix_in(reference: PreTrainedModel, recipe: Recipe) -> None:
+    """Average the reference with the second policy that `rl.reference` names (SALSA's soup)."""
+    other, _ = load_policy(recipe.rl.reference)
+    second = {name: value.to(reference.device) for name, value in other.named_parameters()}
+    mixed = call(soup, dict(reference.named_parameters()), second, params=recipe.rl.collect_params)
+    with torch.no_grad():
+        for name, value in reference.named_parameters():
+            value.copy_(mixed[name])
 
 
 def make_engine(recipe: Recipe, model: PreTrainedModel, policy_folder: Path) -> Engine:
@@ -158,7 +217,8 @@ def make_engine(recipe: Recipe, model: PreTrainedModel, policy_folder: Path) -> 
     options = recipe.engine
     if options.kind == "torch":
         dtype = getattr(torch, options.dtype)
-        return TorchEngine(model if model.dtype == dtype else copy.deepcopy(model).to(dtype), options.max_batch)
+        held = model if model.dtype == dtype else copy.deepcopy(model).to(dtype)
+        return TorchEngine(held, options.max_batch, exact=model.device.type == "cpu")
     from ..agents.vllm_engine import VLLMEngine
 
     threads = torch.get_num_threads()

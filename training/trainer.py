@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
+import shutil
 import time
 import warnings
 from collections import Counter
@@ -13,21 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..agents.agent import Demonstrator
 from ..agents.context import Renderer
 from ..agents.engine import Engine, EngineError
 from ..agents.models import load_policy
-from ..agents.rollout import Episode, episode_seed, rollout
 from ..agents.trajectory import Trajectory
 from ..envs.pool import EnvPool, start_once
 from ..envs.registry import env_class
-from . import session
+from . import diagnostics, sampler, session
+from .augment import demonstrations, expert_episodes, seated
 from .checkpoint import load_optimizer, load_state, load_tensors, prune, save_checkpoint
 from .collate import encode
-from .config import Recipe, build
+from .config import ALARMS, Alarm, Recipe, build
 from .evaluation import Evaluation, compare, evaluate
+from .extract import EXPERT
 from .learner import Learner
 from .run import Run, environment_card, task_keys
 from .sft import imitate
+from .slots import NEEDS
 from .stats import Interval, success_interval
 
 MIN_GROUPS = 2
@@ -178,8 +181,8 @@ def _restore(recipe: Recipe, run: Run, tasks: session.Tasks, pool: EnvPool, repo
     learner = session.make_learner(recipe, model, reference)
     for name, optimizer in learner.optimizers.items():
         load_optimizer(folder, name, optimizer)
-    if learner.critic is not None:
-        learner.critic.load_state_dict(load_tensors(folder, "critic_model"))
+    for name in learner.tensors():
+        learner.load_tensors(name, load_tensors(folder, name))
     learner.state = state["controllers"]
     renderer = Renderer(tokenizer)
     if not renderer.is_prefix_preserving():
@@ -203,10 +206,12 @@ async def _rl_step(r: _Running, step: int) -> None:
         await _evaluate(r, step)
     began = time.perf_counter()
     played = await _collect(r, step)
+    shown = await _experts(r, step, played)
     collected = time.perf_counter()
     if all(t.stop.is_error for t in played):
         raise EngineError(f"Step {step}: every episode failed. The first: {played[0].stop.value}, {played[0].error}")
-    encoded = encode(played, recipe.rewards)
+    extras = r.learner.needs - NEEDS.keys() | ({"provenance"} if recipe.rl.experts else set())
+    encoded = encode(seated(played, shown, recipe.rl.experts_replace), recipe.rewards, extras)
     metrics = r.learner.update(encoded, step)
     updated = time.perf_counter()
     if metrics.get("gap/max", 0.0) > session.gap_limit(recipe):
@@ -218,15 +223,19 @@ async def _rl_step(r: _Running, step: int) -> None:
     metrics["gap/canary"] = session.canary_gap(r.engine, r.learner.model, r.canary, session.gap_limit(recipe))
     ended = time.perf_counter()
     tokens = sum(t.policy_tokens for t in played)
-    metrics |= _play_metrics(played) | {
+    metrics |= _play_metrics(played) | diagnostics.of_episodes(played) | {
         "time/rollout": collected - began, "time/update": updated - collected, "time/sync": ended - updated,
         "time/step": ended - began, "speed/episodes": len(played) / (collected - began),
         "speed/tokens": tokens / (collected - began), "speed/row_tokens": sum(encoded.lengths) / (updated - collected),
     }  # fmt: skip
+    if recipe.rl.augmentor == "ghpo":
+        metrics["hinted"] = sampler.hinted(played)
     r.run.record(step + 1, "train", metrics, played)
-    if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.rl.steps:
+    evaluated = _keeps_best(recipe) and recipe.eval.every and (step + 1) % recipe.eval.every == 0
+    if (step + 1) % recipe.checkpoint_every == 0 or evaluated or step + 1 == recipe.rl.steps:
         _checkpoint(recipe, r.run, r.learner, r.renderer.tokenizer, step + 1, r.canary)
     r.reporter.step(step + 1, recipe.rl.steps, metrics | {"time/total": time.perf_counter() - started})
+    _watch(r, step + 1)
 
 
 async def _collect(r: _Running, step: int) -> list[Trajectory]:
@@ -235,34 +244,43 @@ async def _collect(r: _Running, step: int) -> list[Trajectory]:
     With `rl.dynamic_sampling`, groups whose episodes all scored the same are played but not learned
     from, and further tasks are drawn, at most that many times (DAPO, arXiv 2503.14476).
     """
-    rl = r.recipe.rl
-    order = random.Random(f"{r.recipe.seed}/{step}").sample(range(len(r.tasks.train)), len(r.tasks.train))
-    agent = session.make_agent(r.recipe, r.engine, r.renderer, rl.temperature)
+    recipe, rl, tasks = r.recipe, r.recipe.rl, r.tasks.at(step)
+    state = r.learner.state
+    order = sampler.task_order(rl, recipe.seed, step, tasks, state)
+    agent = session.make_agent(recipe, r.engine, r.renderer, rl.temperature)
+    pool = sampler.shaped_pool(rl, step, r.pool)
     telling: list[Trajectory] = []
     silent: list[Trajectory] = []
     drawn = 0
     for _ in range(1 + rl.dynamic_sampling):
         chosen = order[drawn : drawn + rl.tasks_per_step - _groups(telling)]
-        played = await rollout(agent, _episodes(r, step, chosen, drawn), r.pool, r.recipe.limits)
+        episodes = sampler.episodes(rl, recipe.seed, step, tasks, chosen, state, drawn)
+        played = await sampler.play(
+            agent, episodes, pool, recipe.limits, rl, r.learner.params.get("hbpo_longest", 4096)
+        )
         drawn += len(chosen)
         signal = {t.group for t in played if _has_signal(t.group, played)}
         telling += [t for t in played if t.group in signal]
         silent += [t for t in played if t.group not in signal]
         if _groups(telling) >= rl.tasks_per_step or drawn == len(order):
             break
+    r.learner.state = sampler.remember(rl, step, sorted(telling + silent, key=_place), state)
+    if rl.augmentor == "ghpo":
+        expert = Demonstrator(EXPERT, recipe.context, r.renderer)
+        everything = sorted(telling + silent, key=_place)
+        return await sampler.with_hints(agent, everything, pool, recipe.limits, rl, recipe.seed, step, expert)
     return telling if rl.dynamic_sampling and _groups(telling) >= MIN_GROUPS else sorted(telling + silent, key=_place)
+
+
+async def _experts(r: _Running, step: int, played: Sequence[Trajectory]) -> list[Trajectory]:
+    """Demonstrations that join the groups of `played`: in the batch, not in the records and metrics of play."""
+    recipe = r.recipe
+    episodes = expert_episodes(played, recipe.rl, recipe.seed, step) if recipe.rl.experts else []
+    return await demonstrations(episodes, recipe.context, r.renderer, r.pool, recipe.limits)
 
 
 def _place(t: Trajectory) -> tuple[int, int]:
     return t.group, t.copy_index
-
-
-def _episodes(r: _Running, step: int, chosen: Sequence[int], first_group: int) -> list[Episode]:
-    return [
-        Episode(r.tasks.train[index], first_group + g, copy, episode_seed("train", r.recipe.seed, step, index, copy))
-        for g, index in enumerate(chosen)
-        for copy in range(r.recipe.rl.samples_per_task)
-    ]
 
 
 def _groups(played: Sequence[Trajectory]) -> int:
@@ -301,6 +319,54 @@ async def _evaluate(r: _Running, step: int) -> None:
     metrics = {"eval/success": result.success.mean, "eval/low": result.success.low, "eval/high": result.success.high}
     r.run.record(step, "eval", metrics, result.trajectories)
     r.reporter.evaluated(step, result)
+    _watch(r, step, "eval/")
+
+
+def _watch(r: _Running, step: int, prefix: str = "") -> None:
+    """Warn, or end the run, where an alarm of the recipe fires at `step`."""
+    alarms = [a for a in r.recipe.alarms if a.metric.startswith("eval/") == (prefix == "eval/")]
+    if not alarms:
+        return
+    metrics = r.run.metrics()
+    if step == 1 and not prefix:
+        _warn_of_unknown(alarms, metrics)
+    for found in diagnostics.fired(alarms, metrics, step):
+        if found.alarm.action == "warn":
+            warnings.warn(f"Alarm: {found}.", stacklevel=2)
+            continue
+        best, folder, success = best_checkpoint(r.run)
+        advice = f"Its best checkpoint is {folder} (held-out success {success:.0%})."
+        if found.alarm.action == "restore":
+            _go_back(r.run, best)
+            advice += " What came after it was dropped: eval, play and --resume start from there."
+        raise diagnostics.AlarmStop(f"Alarm: {found}. The run stopped. {advice}")
+
+
+def _warn_of_unknown(alarms: Sequence[Alarm], metrics: Mapping[str, Any]) -> None:
+    unknown = sorted({a.metric for a in alarms} - metrics.keys())
+    asked = [name for name in unknown if name not in {a.metric for a in ALARMS}]
+    if asked:
+        warnings.warn(f"Alarms on {', '.join(asked)} wait for a metric that step 1 did not have.", stacklevel=3)
+
+
+def _keeps_best(recipe: Recipe) -> bool:
+    """Whether an alarm may end the run, so that its best checkpoint must be there."""
+    return any(alarm.action != "warn" for alarm in recipe.alarms)
+
+
+def best_checkpoint(run: Run) -> tuple[int, Path, float]:
+    """(step, folder, held-out success) of the checkpoint with the best evaluation; the newest of equals."""
+    scored = dict(run.metrics().get("eval/success", []))
+    return max(((step, path, scored[step]) for step, path in run.checkpoints() if step in scored),
+               key=lambda found: (found[2], found[0]), default=(*run.latest(), 0.0))  # fmt: skip
+
+
+def _go_back(run: Run, step: int) -> None:
+    """Drop checkpoints and records after `step`."""
+    for later, folder in run.checkpoints():
+        if later > step:
+            shutil.rmtree(folder)
+    run.forget_after(step)
 
 
 def _evaluated(run: Run) -> set[int]:
@@ -311,7 +377,7 @@ def _checkpoint(recipe: Recipe, run: Run, learner: Learner, tokenizer: Any, step
     state = {"step": step, "controllers": learner.state, "canary": list(canary)[: session.CANARY_TOKENS]}
     folder = run.folder / "checkpoints"
     save_checkpoint(folder / f"step-{step}", learner.model, tokenizer, learner.optimizers, learner.tensors(), state)
-    prune(folder)
+    prune(folder, spare=best_checkpoint(run)[0] if _keeps_best(recipe) else None)
 
 
 def outcome(run: Run, last: int) -> Outcome:

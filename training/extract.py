@@ -1,0 +1,153 @@
+"""What single methods need of the episodes beyond tokens and rewards: `Batch.extras`, filled by name.
+
+A reader is `(trajectory, row) -> number, or one number (or list of numbers) per token of the row`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..agents.trajectory import Row, Trajectory
+from ..envs.core import StopReason
+from .batch import EXTRAS, Batch
+
+Reader = Callable[[Trajectory, Row], float | Sequence[float] | Sequence[Sequence[float]]]
+
+
+def same_actions(trajectory: Trajectory, row: Row) -> float:
+    """A number that two episodes share when their actions are equal: the coarsest honest notion of "same answer"."""
+    text = "\x1f".join(turn.action for turn in trajectory.turns)
+    digest = hashlib.sha256(text.encode()).digest()
+    return float(int.from_bytes(digest[:3], "big"))  # float32 holds 24 bits exactly
+
+
+def preference_level(trajectory: Trajectory, row: Row) -> float:
+    """1 success, 2 a wrong answer, 3 no answer within a limit, 4 unparsable: the levels of TRPA for an episode."""
+    if trajectory.success:
+        return 1.0
+    if trajectory.stop is StopReason.INVALID_LIMIT:
+        return 4.0
+    return 3.0 if trajectory.stop in (StopReason.TOKEN_LIMIT, StopReason.CONTEXT_LIMIT) else 2.0
+
+
+MILESTONES = 4
+"""Tests that any game has: has the score reached 1/4, 2/4, 3/4, all of its maximum?"""
+
+
+def milestones(trajectory: Trajectory, row: Row) -> list[list[float]]:
+    """Per token, 1 for each of `MILESTONES` equal shares of the maximum score that the turn's state has reached."""
+    reached = []
+    for turn in trajectory.turns:
+        share = MILESTONES * turn.score / trajectory.max_score + 1e-9
+        reached.append([float(share >= j + 1) for j in range(MILESTONES)])
+    return [reached[turn] if turn >= 0 else [0.0] * MILESTONES for turn in row.turn]
+
+
+def raised_the_score(trajectory: Trajectory, row: Row) -> list[float]:
+    """Per token, 1 on turns that raised the score: the turns that decided the episode, without a judge."""
+    return [float(turn >= 0 and trajectory.turns[turn].reward > 0) for turn in row.turn]
+
+
+def first_call(trajectory: Trajectory, row: Row) -> float:
+    """Index among the episode's action tokens of the last one of its first parsed action; -1 without any."""
+    seen = 0
+    for turn in trajectory.turns:
+        seen += len(turn.output.ids) if turn.output else 0
+        if turn.valid:
+            return float(seen - 1)
+    return -1.0
+
+
+def flawed(trajectory: Trajectory, row: Row) -> float:
+    """1 for a win on whose way some action was not admissible: a flaw that needs no judge."""
+    return float(trajectory.success and not all(turn.admissible for turn in trajectory.turns))
+
+
+BUDGET = "Use about {} tokens for all your actions."
+"""What a budget in the first observation says (`sampler.Prompted`)."""
+_BUDGET = re.compile(re.escape(BUDGET).replace(r"\{\}", r"(\d+)"))
+
+
+def budget(trajectory: Trajectory, row: Row) -> float:
+    """Tokens that the first observation told the episode to use, 0 where it did not."""
+    found = _BUDGET.search(trajectory.turns[0].observation) if trajectory.turns else None
+    return float(found[1]) if found else 0.0
+
+
+EXPERT = "expert"
+"""Name of the agent whose episodes are demonstrations."""
+
+
+def provenance(trajectory: Trajectory, row: Row) -> float:
+    """1 for an expert's demonstration, 0 for what the policy sampled."""
+    return float(trajectory.agent == EXPERT)
+
+
+READERS: dict[str, Reader] = {
+    "provenance": provenance,
+    "solved": lambda trajectory, row: float(trajectory.success),  # `extract` counts over the group
+    "logp_replay": lambda trajectory, row: row.logprobs,
+    "cluster": same_actions,
+    "level": preference_level,
+    "tool_calls": lambda trajectory, row: float(len(trajectory.turns)),
+    "pivot": lambda trajectory, row: 0.0,  # no episode of a run is a retry
+    "tests": milestones,
+    "critical": raised_the_score,
+    "first_call": first_call,
+    "flawed": flawed,
+    "budget": budget,
+}
+"""How a run fills an entry; one that is not here can only come from a fixture or from code of one's own."""
+
+EXTRAS.update(
+    cluster="[B] whole numbers: rows of a group whose answers mean the same share one",
+    tool_calls="[B] calls of the trajectory",
+)
+
+
+def extract(names: Iterable[str], kept: Sequence[Trajectory], rows: Sequence[tuple[int, Row]]) -> dict[str, Tensor]:
+    """The entries of `names` for these rows, `(trajectory index, row)`; `[B]`, padded `[B, T]` or `[B, T, J]`."""
+    width = max(len(row.ids) for _, row in rows)
+    found = {}
+    for name in names:
+        read = [READERS[name](kept[index], row) for index, row in rows]
+        if name == "solved":
+            won = Counter(t.group for t in kept if t.success and t.agent != EXPERT)
+            read = [float(won[kept[index].group]) for index, _ in rows]
+        found[name] = torch.tensor([_padded(x, width) for x in read], dtype=torch.float32)
+    return found
+
+
+def _padded(x: Any, width: int) -> Any:
+    """A number as it is; a list of numbers or lists up to `width` with zeros like its entries."""
+    if isinstance(x, (int, float)):
+        return x
+    blank = [0.0] * len(x[0]) if isinstance(x[0], Sequence) else 0.0
+    return [*x, *[blank] * (width - len(x))]
+
+
+def sampled(batch: Batch) -> Tensor:
+    """[B, T] bool: action tokens that an engine sampled; those of demonstrations have no log-probs of it."""
+    shown = batch.extras.get("provenance")
+    return batch.mask if shown is None else batch.mask & (shown != 1)[:, None]
+
+
+def follow_trainer(batch: Batch) -> Batch:
+    """The batch with the trainer's log-probs wherever the engine's are asked for and there are none."""
+    if batch.logp_old is None or "provenance" not in batch.extras:
+        return batch
+    engine_BT = sampled(batch)
+    extras = dict(batch.extras)
+    if "logp_replay" in extras:
+        extras["logp_replay"] = torch.where(engine_BT, extras["logp_replay"], batch.logp_old)
+    rollout = batch.logp_rollout
+    rollout = None if rollout is None else torch.where(engine_BT, rollout, batch.logp_old)
+    return dataclasses.replace(batch, logp_rollout=rollout, extras=extras)
