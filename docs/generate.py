@@ -25,7 +25,8 @@ Written by `docs/generate.py` from the code: the formulas are the docstrings of 
 
 An algorithm is a row: which part fills each slot.
 
-    reward transform -> estimator -> modulators -> ratio -> stability rule -> behaviour weight -> aggregator -> terms
+    reward transforms -> estimator -> modulators -> selectors -> ratio -> stability rule -> guards -> behaviour weight
+    -> aggregator -> terms
 
 Every row reduces to one detached coefficient c per action token,
 
@@ -33,25 +34,36 @@ Every row reduces to one detached coefficient c per action token,
     c = factor(ratio, advantage) * advantage * behaviour weight
 
 and the logged loss is the usual surrogate, so that curves compare with other libraries. Environment tokens have
-weight 0 everywhere. `turnwise coef NAME --fixture FILE.json` computes advantages, masks, coefficients and loss of a row
-on a small batch, to check it by hand; `training/fixture.py` describes the file. `turnwise train toy --set
-algorithm=NAME` trains with it, and `tests/test_learning.py` demands of every row that it learns the toy game from a
-fixed seed.
+weight 0 everywhere. Methods that do not factor like this (regressions on log-ratios) fill the slot `coef` with the
+whole coefficient; rows of experts have a coefficient of their own where the slot `expert` is filled. A recipe puts
+further parts into a row with `slots`, for example `--set algorithm=gigpo --set slots.ratio=sequence_ratio`.
+
+`turnwise coef NAME --fixture FILE.json` computes advantages, masks, coefficients and loss of a row on a small batch, to
+check it by hand; `training/fixture.py` describes the file. `turnwise train toy --set algorithm=NAME` trains with it,
+and `tests/test_learning.py` demands of every on-policy row that it learns the toy game from a fixed seed.
 
 Shapes in the formulas: B rows, T tokens, M trajectories, N turns. A row's unit is what shares one advantage. What a row
-needs is checked before a run starts: `group_complete` (several samples per task, all there), `critic`, `ref_logp`
-(a frozen copy of the policy before RL), `entropy` (with its gradient), `anchors` (raw observations), `batch_stats`
-(statistics over the whole batch), `unit_complete` (whole sequences in one minibatch).
+needs is checked before a run starts. Status says whether the numbers of the paper or its code were reproduced by a test
+("verified") or only a formula from secondary sources could be had ("formula only").
 """
 
 
 def algorithms_page() -> str:
     """The text of `docs/algorithms.md`."""
-    from turnwise.training.algorithms import ALGORITHMS, describe
+    from turnwise.training.algorithms import ALGORITHMS, describe, describe_parts
+    from turnwise.training.slots import NEEDS
 
-    rows = describe()
+    rows, extra = describe(), describe_parts()
     shared = _shared_params(rows)
-    parts: list[str] = [ALGORITHMS_HEAD, "## Rows\n", _table(("name", "unit", "paper"), _index(rows))]
+    parts: list[str] = [
+        ALGORITHMS_HEAD,
+        "## Needs\n",
+        _table(("need", "meaning"), ((f"`{k}`", v) for k, v in NEEDS.items())),
+    ]
+    parts += ["## Rows\n", _table(("name", "unit", "status", "paper"), _index(rows))]
+    if extra:
+        parts += ["## Parts of papers\n", "Each fills one slot of any row.\n"]
+        parts.append(_table(("name", "slot", "unit", "status", "paper"), _part_index(extra)))
     for row in rows:
         algorithm = ALGORITHMS[row["name"]]
         needs = ", ".join(f"`{need}`" for need in row["needs"]) or "nothing"
@@ -66,6 +78,8 @@ def algorithms_page() -> str:
     parts.append("## Parameters every row takes\n")
     parts.append("Where a row's default differs, its own table says so.\n")
     parts.append(_params(shared, rows[0]["meaning"]))
+    for row in extra:
+        parts.append(_part_section(row))
     parts.append("## Parts\n")
     for part in _shared_parts(list(ALGORITHMS.values())):
         parts.append(f"### {part.__name__}\n")
@@ -75,14 +89,39 @@ def algorithms_page() -> str:
 
 def _index(rows: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     for row in rows:
-        yield f"[{row['name']}](#{row['name']})", row["unit"], row["paper"]
+        yield f"[{row['name']}](#{row['name']})", row["unit"], row["status"], row["paper"]
+
+
+def _part_index(parts: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    for part in parts:
+        yield (
+            f"[{part['name']}](#{part['name']})",
+            next(iter(part["slots"])),
+            part["unit"],
+            part["status"],
+            part["paper"],
+        )
+
+
+def _part_section(row: dict[str, Any]) -> str:
+    from turnwise.training.algorithms import PARTS
+
+    slot = next(iter(row["slots"]))
+    needs = ", ".join(f"`{need}`" for need in row["needs"]) or "nothing"
+    return "\n".join([
+        f"## {row['name']}\n",
+        f"{row['paper']}. Fills `{slot}`. Unit: {row['unit']}. Needs {needs}.\n",
+        _formula(PARTS[slot, row["name"]].function),
+        _params(row["params"], row["meaning"]),
+        f"Defaults: {row['source']}\n",
+        f"Left out: {row['left_out']}\n",
+    ])  # fmt: skip
 
 
 def _slots(row: dict[str, Any]) -> str:
-    slots = row["slots"]
-    order = [slots["advantage"], *slots["modulators"], slots["ratio"], slots["stability"], slots["aggregator"]]
-    extra = [term for term in slots["additive"] if term == "value_loss"]
-    return "Parts: " + ", ".join(f"`{part}`" for part in [*order, *extra]) + ".\n"
+    shared = ("kl_loss", "entropy_bonus", "epo_bonus", "epo_corridor", "none")
+    filled = [part for name in row["slots"].values() for part in ([name] if isinstance(name, str) else name)]
+    return "Parts: " + ", ".join(f"`{part}`" for part in filled if part not in shared) + ".\n"
 
 
 def _formula(part: Callable[..., Any]) -> str:
@@ -123,13 +162,17 @@ def _shared_parts(algorithms: list[Any]) -> list[Callable[..., Any]]:
 
     found = [
         total_rewards,
+        *each(lambda a: a.transforms),
         *each(lambda a: a.modulators),
-        *each(lambda a: (a.ratio,)),
-        *each(lambda a: (a.stability,)),
+        *each(lambda a: a.selectors),
+        *each(lambda a: (a.ratio, a.stability) if a.coef is None else (a.coef,)),
+        *each(lambda a: a.guards),
+        *each(lambda a: tuple(part for part in (a.expert, a.mixer) if part)),
         behaviour_weight,
         *AGGREGATORS.values(),
         hierarchical_mean,
         *each(lambda a: a.terms),
+        *each(lambda a: a.controllers),
     ]
     return list(dict.fromkeys(found))
 
