@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .kv_cache import SlotCache
+
+if TYPE_CHECKING:
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3Model
 
 
 class _Layer(NamedTuple):
@@ -41,8 +44,8 @@ class FusedQwen3:
             config.num_attention_heads, config.num_key_value_heads, config.head_dim,
         )  # fmt: skip
         self.eps = config.rms_norm_eps
-        self.base = model.base_model
-        self.layers = [_joined(layer) for layer in self.base.layers]
+        self.base = cast("Qwen3Model", model.base_model)
+        self.layers = [_joined(cast("Qwen3DecoderLayer", layer)) for layer in self.base.layers]
 
     @staticmethod
     def fits(model: PreTrainedModel) -> bool:
@@ -88,13 +91,13 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
 
 
-def _joined(layer: nn.Module) -> _Layer:
+def _joined(layer: Qwen3DecoderLayer) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     return _Layer(
         layer.input_layernorm.weight, _join(attention.q_proj, attention.k_proj, attention.v_proj),
         attention.q_norm.weight, attention.k_norm.weight, attention.o_proj.weight,
         layer.post_attention_layernorm.weight, _join(mlp.gate_proj, mlp.up_proj), mlp.down_proj.weight,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 def _join(*parts: nn.Linear) -> Tensor:

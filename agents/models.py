@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ..envs.errors import RequestError
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PAD, END, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
@@ -91,18 +93,21 @@ def build_model(tokenizer: PreTrainedTokenizerBase, config: ScratchModel, seed: 
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(seed)
+    ids = tokenizer.get_vocab()
     return Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=len(tokenizer), hidden_size=config.hidden, intermediate_size=config.ffn,
             num_hidden_layers=config.layers, num_attention_heads=config.heads, num_key_value_heads=config.kv_heads,
             head_dim=config.hidden // config.heads, max_position_embeddings=config.context, tie_word_embeddings=False,
-            pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+            pad_token_id=ids[PAD], eos_token_id=ids[END], bos_token_id=None,
             initializer_range=config.hidden**-0.5,
         )
     )  # fmt: skip
 
 
-def load_policy(path: str, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_policy(
+    path: str, dtype: str = "float32", device: str | torch.device = "cpu"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A checkpoint folder or hub id, with its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -116,7 +121,22 @@ def load_policy(path: str, dtype: str = "float32") -> tuple[PreTrainedModel, Pre
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise RequestError(f"Cannot load a model from {path!r}: {first} Give a model folder or a hub id.") from error
-    return model, tokenizer
+    return on_device(model, device), tokenizer
+
+
+def on_device(model: PreTrainedModel, device: str | torch.device) -> PreTrainedModel:
+    """The model, moved: one place for a method whose parameters its own decorator hides from type checkers."""
+    return model.to(device)  # pyright: ignore[reportArgumentType]
+
+
+def output_head(model: PreTrainedModel) -> nn.Linear:
+    """The projection of hidden states to the vocabulary."""
+    from torch import nn
+
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise RequestError(f"Expected a causal language model with a linear head, got {type(model).__name__}.")
+    return head
 
 
 def save_policy(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from .engine import Completion, Request, SteppedEngine
 from .fused import FusedQwen3
 from .kv_cache import SlotCache
+from .models import output_head
 
 DENSE_SHARE = 0.5
 """Above this share of slots in use a decode step runs on all of them: reading needs no copy then."""
@@ -53,7 +54,7 @@ class TorchEngine(SteppedEngine):
         self, model: PreTrainedModel, max_batch: int = 256, prefill_tokens: int = 16_384, exact: bool = False
     ) -> None:
         super().__init__(exact)
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model: PreTrainedModel = copy.deepcopy(model).eval().requires_grad_(False)
         self.fused = FusedQwen3(self.model) if FusedQwen3.fits(self.model) else None
         self.device, self.dtype = model.device, model.dtype
         self.max_batch, self.prefill_tokens = max_batch, prefill_tokens
@@ -191,7 +192,7 @@ class TorchEngine(SteppedEngine):
         ).last_hidden_state
 
     def _sample(self, batch: list[_Running], hidden: torch.Tensor) -> None:
-        logits = self.model.get_output_embeddings()(hidden).float()
+        logits = output_head(self.model)(hidden).float()
         temperature = torch.tensor([r.request.temperature for r in batch], device=self.device)[:, None]
         logp = torch.log_softmax(logits / torch.where(temperature > 0, temperature, 1.0), dim=-1)
         seeds = np.array([r.request.seed for r in batch], dtype=np.uint64)
@@ -218,7 +219,7 @@ class TorchEngine(SteppedEngine):
     def score(self, ids: list[int]) -> list[float]:
         tokens = torch.tensor([ids], device=self.device)
         hidden = self.model.base_model(input_ids=tokens).last_hidden_state
-        logp = torch.log_softmax(self.model.get_output_embeddings()(hidden[0, :-1]).float(), dim=-1)
+        logp = torch.log_softmax(output_head(self.model)(hidden[0, :-1]).float(), dim=-1)
         return logp.gather(1, tokens[0, 1:, None])[:, 0].tolist()
 
 

@@ -55,7 +55,8 @@ class VLLMEngine(SteppedEngine):
         cpu = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, max_model_len)}
         extra: dict[str, Any] = {"gpu_memory_utilization": gpu_memory} if on_gpu else cpu
         self._llm = LLM(
-            model=str(model_dir), dtype=dtype, max_model_len=max_model_len, max_num_seqs=max_batch, seed=seed,
+            model=str(model_dir), dtype=dtype,  # pyright: ignore[reportArgumentType]
+            max_model_len=max_model_len, max_num_seqs=max_batch, seed=seed,
             enforce_eager=not on_gpu, enable_prefix_caching=True, disable_log_stats=True,
             logprobs_mode="processed_logprobs", **extra,
         )  # fmt: skip

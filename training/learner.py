@@ -276,10 +276,11 @@ class Learner:
             }
         for micro in micro_batches(lengths, self.micro_tokens):
             read = self._read(ids, batch.mask, lengths, micro, grad=False)
-            for name, x_BT in zip(names, read, strict=False):
+            for name, x_BT in zip(names, read[:3], strict=True):
                 out[name][micro] = x_BT
             if read.values_BT is not None and read.final_B is not None:
-                out["values"][micro], out["final_values"][micro] = read.values_BT, read.final_B
+                out["values"][micro] = read.values_BT
+                out["final_values"][micro] = read.final_B
         extras = {**batch.extras, "mean_logp_old": out.pop("mean_logp_old")}
         return follow_trainer(dataclasses.replace(batch, **out, extras=extras))
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from ..agents.models import output_head
+
 CHUNK_ELEMENTS = 32 * 1024 * 1024
 """Logits held at once, in elements (128 MiB in float32); larger batches go through in chunks."""
 
@@ -50,7 +52,7 @@ def score_actions(
     where = action_BT[:, 1:].nonzero(as_tuple=True)
     hidden_ND = hidden_BTD[:, :-1][where]
     target_N = ids_BT[:, 1:][where]
-    head = model.get_output_embeddings()
+    head = output_head(model)
     readings = _project(head, hidden_ND, target_N, temperature, entropy_grad, mean_logp)
     index = (where[0], where[1] + 1)
     zeros = hidden_BTD.new_zeros(ids_BT.shape, dtype=torch.float32)
@@ -58,10 +60,9 @@ def score_actions(
 
 
 def _project(
-    head: nn.Module, hidden_ND: Tensor, target_N: Tensor, temperature: float, entropy_grad: bool, mean_logp: bool
+    head: nn.Linear, hidden_ND: Tensor, target_N: Tensor, temperature: float, entropy_grad: bool, mean_logp: bool
 ) -> Scores:
-    vocabulary = head.weight.shape[0]  # type: ignore[union-attr]
-    size = max(1, CHUNK_ELEMENTS // int(vocabulary))
+    size = max(1, CHUNK_ELEMENTS // head.out_features)
     if len(target_N) <= size:
         return _readings(head, hidden_ND, target_N, temperature, entropy_grad, mean_logp)
     parts = []

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..agents.agent import Demonstrator, LLMAgent
 from ..agents.context import Renderer
 from ..agents.engine import Engine, EngineError
-from ..agents.models import ScratchModel, build_model, build_tokenizer, load_policy
+from ..agents.models import ScratchModel, build_model, build_tokenizer, load_policy, on_device
 from ..agents.rollout import Episode, episode_seed, rollout
 from ..agents.torch_engine import TorchEngine
 from ..agents.trajectory import Row, Trajectory
@@ -150,9 +150,8 @@ def new_policy(recipe: Recipe, texts: Sequence[str]) -> tuple[PreTrainedModel, P
     """The policy before any training, float32 master weights."""
     if isinstance(recipe.model, ScratchModel):
         tokenizer = build_tokenizer(texts, recipe.model)
-        return build_model(tokenizer, recipe.model, recipe.seed).to(device(recipe)), tokenizer
-    model, tokenizer = load_policy(recipe.model)
-    return model.to(device(recipe)), tokenizer
+        return on_device(build_model(tokenizer, recipe.model, recipe.seed), device(recipe)), tokenizer
+    return load_policy(recipe.model, device=device(recipe))
 
 
 def demo_episodes(recipe: Recipe, tasks: Sequence[Task], count: int) -> list[Episode]:
@@ -204,9 +203,9 @@ def make_learner(recipe: Recipe, model: PreTrainedModel, reference: PreTrainedMo
 
 def _mix_in(reference: PreTrainedModel, recipe: Recipe) -> None:
     """Average the reference with the second policy that `rl.reference` names (SALSA's soup)."""
-    other, _ = load_policy(recipe.rl.reference)
-    second = {name: value.to(reference.device) for name, value in other.named_parameters()}
-    mixed = call(soup, dict(reference.named_parameters()), second, params=recipe.rl.collect_params)
+    other, _ = load_policy(recipe.rl.reference, device=reference.device)
+    first, second = dict(reference.named_parameters()), dict(other.named_parameters())
+    mixed = call(soup, first, second, params=recipe.rl.collect_params)
     with torch.no_grad():
         for name, value in reference.named_parameters():
             value.copy_(mixed[name])

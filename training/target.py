@@ -65,8 +65,7 @@ def make_agent(
         return ScriptedAgent(target), None
     recipe = override(recipe, {"engine.kind": engine})
     session.set_threads(recipe)
-    model, tokenizer = load_policy(str(policy))
-    model = model.to(session.device(recipe))
+    model, tokenizer = load_policy(str(policy), device=session.device(recipe))
     folder = Path(policy)
     if engine == "vllm" and not folder.is_dir():
         folder = Path(tempfile.mkdtemp(prefix="turnwise-"))

@@ -173,11 +173,10 @@ def _restore(recipe: Recipe, run: Run, tasks: session.Tasks, pool: EnvPool, repo
     done, folder = run.latest()
     state = load_state(folder)
     run.forget_after(done)
-    model, tokenizer = load_policy(str(folder / "policy"))
-    model = model.to(session.device(recipe))
+    model, tokenizer = load_policy(str(folder / "policy"), device=session.device(recipe))
     reference = None
     if done:
-        reference = load_policy(str(run.checkpoints()[0][1] / "policy"))[0].to(model.device)
+        reference = load_policy(str(run.checkpoints()[0][1] / "policy"), device=model.device)[0]
     learner = session.make_learner(recipe, model, reference)
     for name, optimizer in learner.optimizers.items():
         load_optimizer(folder, name, optimizer)

@@ -186,15 +186,18 @@ class _Machine:
 
         self.users, self.owner = set[int](), os.getpid()
         try:
-            self.port, self._token, self.process = launch_gateway(
+            launched: Any = launch_gateway(
                 java_path=java_program(), javaopts=list(JAVA_OPTIONS),
                 cwd=BASEPATH,  # the engine reads its table of types here, and where it finds none writes one
                 die_on_exit=True, enable_auth=True, return_proc=True,
-            )  # fmt: skip
+            )  # fmt: skip  # a tuple whose form depends on the flags
         except FileNotFoundError as error:
             raise RequestError(f"Java was not found. {_NEED}") from error
         except Py4JError as error:
             raise RequestError(f"Java did not start: {error}. `turnwise doctor` says why. {_NEED}") from error
+        self.port: int = launched[0]
+        self._token: str = launched[1]
+        self.process: subprocess.Popen[str] = launched[2]
 
     @classmethod
     def shared(cls) -> _Machine:
@@ -234,6 +237,7 @@ class _Machine:
             return
         if _Machine._running is self:
             _Machine._running = None
+        assert self.process.stdin is not None  # launched with a pipe: the machine ends when it closes
         with suppress(OSError):
             self.process.stdin.close()
         try:
