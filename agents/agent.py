@@ -21,6 +21,8 @@ class Answer(NamedTuple):
     prompt: Segment | None = None
     output: Segment | None = None
     restart: bool = False
+    mode: str = ""
+    """The mode that the answer opens with, of those of the context."""
 
 
 class OutOfRoom(Exception):
@@ -67,6 +69,7 @@ class Dialogue:
         self._answered = True
         self._exchanges: list[tuple[str, str]] = []
         self._message = ""
+        self._given: tuple[int, ...] = ()
 
     def hear(self, observation: str, info: dict[str, Any]) -> tuple[tuple[int, ...], bool]:
         """Ids that the observation adds, and whether they begin a new context."""
@@ -77,12 +80,19 @@ class Dialogue:
         self.ids = [*added] if first else [*self.ids, *added]
         return added, first
 
+    def begin_answer(self, text: str) -> tuple[int, ...]:
+        """Ids of an opening that the coming answer is given: part of its text, but not said by the policy."""
+        self._given = self.renderer.answer(text)[:-1]
+        self.ids.extend(self._given)
+        return self._given
+
     def say(self, ids: tuple[int, ...], answered: bool) -> str:
-        """Take in an answer's ids; returns their text."""
+        """Take in an answer's ids; returns its text."""
         self.ids.extend(ids)
         self.turn += 1
         self._answered = answered
-        text = self.renderer.text(ids)
+        text = self.renderer.text((*self._given, *ids))
+        self._given = ()
         self._exchanges.append((self._message, text))
         return text
 
@@ -97,22 +107,30 @@ class Dialogue:
 
 
 class LLMAgent(Agent):
-    """Renders observations, asks an engine, parses its answer."""
+    """Renders observations, asks an engine, parses its answer. With `mode`, first answers open with that word."""
 
     def __init__(
-        self, engine: Engine, renderer: Renderer, context: Context, temperature: float = 1.0, name: str = "policy"
+        self,
+        engine: Engine,
+        renderer: Renderer,
+        context: Context,
+        temperature: float = 1.0,
+        name: str = "policy",
+        mode: str = "",
     ) -> None:
         self.engine, self.renderer, self.context = engine, renderer, context
-        self.temperature, self.name = temperature, name
+        self.temperature, self.name, self.mode = temperature, name, mode
 
-    def play(self, episode: str, seed: int, expert: Callable[[], Awaitable[str]]) -> Player:
-        return _LLMPlayer(self, episode, seed)
+    def play(self, episode: str, seed: int, expert: Callable[[], Awaitable[str]]) -> LLMPlayer:
+        return LLMPlayer(self, episode, seed)
 
     def seat(self) -> AbstractContextManager[None]:
         return self.engine.seat()
 
 
-class _LLMPlayer:
+class LLMPlayer:
+    """An LLM agent within one episode."""
+
     def __init__(self, agent: LLMAgent, episode: str, seed: int) -> None:
         self.agent, self.episode, self.seed = agent, episode, seed
         self.dialogue = Dialogue(agent.renderer, agent.context)
@@ -120,6 +138,8 @@ class _LLMPlayer:
     async def answer(self, observation: str, info: dict[str, Any]) -> Answer:
         agent, context, turn = self.agent, self.agent.context, self.dialogue.turn
         prompt, restart = self.dialogue.hear(observation, info)
+        if agent.mode and not turn:
+            prompt += self.dialogue.begin_answer(agent.mode)
         room = context.max_tokens - len(self.dialogue.ids)
         if room < 1:
             raise OutOfRoom(StopReason.CONTEXT_LIMIT)
@@ -135,11 +155,13 @@ class _LLMPlayer:
             )
         )
         text = self.dialogue.say(done.ids, done.stopped)
+        mode, text = context.mode(text) if not turn else ("", text)
         return Answer(
             context.action(text) if done.stopped else "",
             Segment(owner=Owner.ENVIRONMENT, ids=prompt),
             Segment(owner=Owner.POLICY, ids=done.ids, logprobs=done.logprobs, version=done.version),
             restart,
+            mode,
         )
 
     def close(self) -> None:
@@ -189,14 +211,19 @@ class Demonstrator(Agent):
 class _DemoPlayer:
     def __init__(self, agent: Demonstrator, script: _ScriptedPlayer, dialogue: Dialogue | None) -> None:
         self.agent, self.script, self.dialogue = agent, script, dialogue
+        self._first = True
 
     async def answer(self, observation: str, info: dict[str, Any]) -> Answer:
         action = (await self.script.answer(observation, info)).action
         said = self.agent.context.render_action(action)
+        if self._first and self.agent.context.modes:
+            said = f"{self.script.rng.choice(self.agent.context.modes)} {said}"
+        self._first = False
         if self.dialogue is None:
             self.agent.heard += [
                 self.agent.context.message(observation, info["goal"], info["commands"], first=True),
                 said,
+                *self.agent.context.modes,
             ]
             return Answer(action)
         prompt, restart = self.dialogue.hear(observation, info)

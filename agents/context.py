@@ -19,6 +19,10 @@ _BANNER = re.compile(r"-=[^=]*=-")
 _ACTION_TAG = re.compile(r"<action>(.*?)</action>", re.DOTALL | re.IGNORECASE)
 
 
+Mode = Literal["instant", "reasoning", "agentic"]
+"""Ways to answer, the cheapest first."""
+
+
 class Context(BaseModel):
     """How observations become user messages.
 
@@ -34,8 +38,14 @@ class Context(BaseModel):
     goal: Literal["never", "first", "every"] = Field(default="first", description="observations that repeat the goal")
     commands: bool = Field(default=False, description="list the admissible commands")
     terse: bool = Field(default=False, description="drop banners and articles: shorter for small models")
-    answer: Literal["plain", "tags"] = Field(
-        default="plain", description="the whole answer, or the text in <action> tags"
+    answer: Literal["plain", "tags", "verbatim"] = Field(
+        default="plain",
+        description="the whole answer on one line, the text in <action> tags, or the whole answer as it is",
+    )
+    modes: tuple[Mode, ...] = Field(
+        default=(),
+        description="words of which the first answer of an episode opens with one: how it will be played (A2FM); "
+        "what they mean to the model is for `system` to say",
     )
     max_action_tokens: int = Field(default=16, ge=1)
     max_tokens: int = Field(default=1000, ge=16, description="context limit in tokens")
@@ -54,8 +64,15 @@ class Context(BaseModel):
         """The answer that `action` parses from."""
         return f"<action>{action}</action>" if self.answer == "tags" else action
 
+    def mode(self, text: str) -> tuple[str, str]:
+        """(the mode that an answer opens with, the rest of it); mode empty where it names none of `modes`."""
+        first, *rest = text.split(maxsplit=1) or [""]
+        return (first, "".join(rest)) if first in self.modes else ("", text)
+
     def action(self, text: str) -> str:
         """The action in an answer; empty when there is none (an invalid action)."""
+        if self.answer == "verbatim":
+            return text.strip()
         if self.answer == "tags":
             found = _ACTION_TAG.findall(text)
             text = found[-1] if found else ""

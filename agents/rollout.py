@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..envs.core import StopReason
+from ..envs.core import Snapshot, StopReason
 from ..envs.errors import EnvError
 from ..envs.task import Task
 from .agent import Agent, OutOfRoom, Player
@@ -30,6 +30,14 @@ class Limits(BaseModel):
     seconds: float = Field(default=600.0, gt=0, description="wall clock per episode")
 
 
+class Start(NamedTuple):
+    """Where an episode goes on from instead of from its task's start."""
+
+    snapshot: Snapshot
+    turns: tuple[Turn, ...]
+    """What was played up to there: the new episode's first turns."""
+
+
 class Episode(NamedTuple):
     """One episode to play."""
 
@@ -37,6 +45,7 @@ class Episode(NamedTuple):
     group: int = 0
     copy_index: int = 0
     seed: int = 0
+    start: Start | None = None
 
 
 class RemoteEnv(Protocol):
@@ -47,6 +56,10 @@ class RemoteEnv(Protocol):
     async def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]: ...
 
     async def expert(self) -> str: ...
+
+    async def snapshot(self) -> Snapshot: ...
+
+    async def restore(self, snapshot: Snapshot) -> tuple[str, dict[str, Any]]: ...
 
 
 class Pool(Protocol):
@@ -128,18 +141,20 @@ async def play(agent: Agent, episode: Episode, pool: Pool, limits: Limits, name:
 
 
 async def _turns(record: _Record, player: Player, env: RemoteEnv, limits: Limits) -> None:
-    observation, info = await env.reset()
+    start = record.episode.start
+    observation, info = await (env.restore(start.snapshot) if start else env.reset())
     record.begin(observation, info)
-    wrong = tokens = 0
+    wrong, tokens = 0, sum(len(turn.output.ids) for turn in record.turns if turn.output)
     while record.stop is None:
         answer = await player.answer(observation, info)
+        record.mode = record.mode or answer.mode
         anchor = info["anchor"]
         after, reward, _, _, info = await env.step(answer.action)
         record.add(
             Turn(
                 observation=observation, anchor=anchor, action=answer.action, reward=reward, score=info["score"],
-                valid=info["valid"], admissible=info["admissible"], prompt=answer.prompt, output=answer.output,
-                restart=answer.restart,
+                valid=info["valid"], admissible=info["admissible"], counts=info.get("counts", {}), prompt=answer.prompt,
+                output=answer.output, restart=answer.restart,
             ),
             after, info,
         )  # fmt: skip
@@ -157,8 +172,9 @@ class _Record:
 
     def __init__(self, agent: str, episode: Episode) -> None:
         self.agent, self.episode = agent, episode
-        self.turns: list[Turn] = []
+        self.turns: list[Turn] = list(episode.start.turns) if episode.start else []
         self.stop: StopReason | None = None
+        self.mode = ""
         self.error: str | None = None
         self.observation, self.success, self.score, self.max_score = "", False, 0.0, 1.0
         self.started = time.perf_counter()
@@ -179,5 +195,5 @@ class _Record:
             task=self.episode.task, agent=self.agent, group=self.episode.group, copy_index=self.episode.copy_index,
             seed=self.episode.seed, turns=tuple(self.turns), final_observation=self.observation,
             stop=self.stop or StopReason.ABORTED, success=self.success, score=self.score, max_score=self.max_score,
-            error=self.error, seconds=round(time.perf_counter() - self.started, 4),
+            error=self.error, seconds=round(time.perf_counter() - self.started, 4), mode=self.mode,
         )  # fmt: skip

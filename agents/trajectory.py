@@ -55,6 +55,8 @@ class Turn(BaseModel):
     score: float
     valid: bool
     admissible: bool
+    counts: dict[str, float] = {}
+    """What the environment counted in this turn, such as `tool_calls`, `tool_cost` and `violations`."""
     prompt: Segment | None = None
     """Environment-owned ids added before this action; None for scripted agents."""
     output: Segment | None = None
@@ -96,6 +98,13 @@ class Trajectory(BaseModel):
     max_score: float = 1.0
     error: str | None = None
     seconds: float = 0.0
+    pivot: int = Field(
+        default=0,
+        ge=0,
+        description="turn from which it is learned from: a retry shares what comes before with its base",
+    )
+    mode: str = Field(default="", description="the context's mode that the episode was played in")
+    forced: bool = Field(default=False, description="the mode was given to the policy, not chosen by it")
 
     def rows(self) -> Iterator[Row]:
         """Training rows: one for a transcript, one per turn where the context was rebuilt each turn."""

@@ -38,11 +38,23 @@ T_ROWS, T_DOOR, T_BATCH = ("test_algorithms.py",), ("test_fixture.py",), ("test_
 
 STAB, OFFP, MIX = (f"training/catalogue/{name}.py" for name in ("stability", "offpolicy", "mixing"))
 EXTRACT, CLASSIC = "training/extract.py", "training/catalogue/classic.py"
+RETRY, REPLAY, CURVATURE = (f"training/{name}.py" for name in ("retry", "replay", "curvature"))
+T_RETRY, T_REPLAY, T_CURVATURE, T_MODES = (
+    ("test_retry.py",), ("test_replay.py",), ("test_curvature.py",), ("test_modes.py",),
+)  # fmt: skip
 T_STAB, T_MIX, T_SHOWN = (
     ("test_catalogue_stability.py",),
     ("test_catalogue_mixing.py",),
     ("test_catalogue_experts.py",),
 )
+
+CALLS, TOOLS, BFCL = "envs/tool_calls.py", "envs/tools.py", "envs/bfcl.py"
+RULES, DESK, USER, SCENARIO, POLICY, DESK_ENV = (
+    f"envs/servicedesk/{name}.py" for name in ("rules", "desk", "user", "scenario", "policy", "env")
+)
+T_CALLS, T_TOOLS, T_DESK, T_BFCL = (
+    ("test_tool_calls.py",), ("test_tools.py",), ("test_servicedesk.py",), ("test_bfcl.py",),
+)  # fmt: skip
 
 MUTANTS = (
     Mutant(
@@ -314,8 +326,8 @@ MUTANTS = (
     Mutant(
         "own statistics see experts",
         MIX,
-        'own_B = batch.extra("provenance") == 0\n    adv_BT',
-        'own_B = batch.extra("provenance") >= 0\n    adv_BT',
+        "own_B = own_rows(batch)\n    adv_BT",
+        "own_B = own_rows(batch) | True\n    adv_BT",
         T_MIX,
     ),
     Mutant("srft weighs losses too", MIX, "[:, None] & (adv_BT > 0)", "[:, None] & (adv_BT != 0)", T_MIX),
@@ -327,9 +339,101 @@ MUTANTS = (
         "rollout",
         T_SHOWN,
     ),
-    Mutant("the gap reads demonstrations", EXTRACT, "batch.mask & (shown != 1)[:, None]", "batch.mask", T_SHOWN),
+    Mutant(
+        "the gap reads demonstrations",
+        EXTRACT,
+        "return batch.mask & ~torch.isin",
+        "return batch.mask | torch.isin",
+        T_SHOWN,
+    ),
     Mutant("experts in every group", "training/augment.py", 'rl.experts_in == "every" or not', "not", T_SHOWN),
-    Mutant("demonstrations count as solved", EXTRACT, "if t.success and t.agent != EXPERT", "if t.success", T_SHOWN),
+    Mutant(
+        "demonstrations count as solved",
+        EXTRACT,
+        "if t.success and PROVENANCE.get(t.agent, 0) in OWN",
+        "if t.success",
+        T_SHOWN,
+    ),
+    Mutant(
+        "only the first tagged call is read",
+        CALLS,
+        "    while position >= 0:\n        position += len(_TAG)",
+        "    if position >= 0:\n        position += len(_TAG)",
+        T_CALLS,
+    ),
+    Mutant(
+        "prose before bare JSON is a call",
+        CALLS,
+        '    elif body.startswith(("{", "[")):',
+        '    elif "{" in body and "<tool_call>" not in body and not (body := body[body.index("{"):]) == "":',
+        T_CALLS,
+    ),
+    Mutant("the last of two equal keys wins", CALLS, "if len(found) < len(pairs):", "if False:", T_CALLS),
+    Mutant("arguments are not strict", TOOLS, "strict=True)", "strict=False)", T_TOOLS),
+    Mutant(
+        "good calls of a bad action run",
+        TOOLS,
+        "                return self._state(str(error), [], False, False)\n            except ToolError",
+        "                continue\n            except ToolError",
+        T_TOOLS,
+    ),
+    Mutant(
+        "calls go on after the end",
+        TOOLS,
+        "            if self.over:\n                break",
+        "            pass",
+        T_TOOLS,
+    ),
+    Mutant("tool output keeps its markup", TOOLS, "observation=defuse(text)", "observation=(text)", T_TOOLS),
+    Mutant(
+        "calls that never ran are counted",
+        TOOLS,
+        '"tool_calls": float(len(results))',
+        '"tool_calls": float(max(1, len(results)))',
+        T_TOOLS,
+    ),
+    Mutant(
+        "consent for anything is consent for all",
+        RULES,
+        "moment.subject not in moment.user.agreed",
+        "not moment.user.agreed and moment.subject is None",
+        T_DESK,
+    ),
+    Mutant("threshold includes its value", POLICY, "return fact > self.value", "return fact >= self.value", T_DESK),
+    Mutant(
+        "decisions can be made twice",
+        DESK,
+        '        self._not_decided(id)\n        self.db.execute("INSERT',
+        '        self.db.execute("INSERT OR REPLACE',
+        T_DESK,
+    ),
+    Mutant(
+        "success without the customer's goodbye",
+        DESK_ENV,
+        "success = self.over and not self.violations and self.user.gone and",
+        "success = not self.violations and",
+        T_DESK,
+    ),
+    Mutant(
+        "violations do not deny success", DESK_ENV, "self.over and not self.violations and", "self.over and", T_DESK
+    ),
+    Mutant("names are shared between splits", SCENARIO, "for l in LAST[people]", 'for l in LAST["train"]', T_DESK),
+    Mutant("the user agrees without a number", USER, "and self.current.subject in message", "", T_DESK),
+    Mutant(
+        "gold answers need not be asked for",
+        BFCL,
+        'elif not response_checker(self._answers, expected, self.index)["valid"]:',
+        "elif False:",
+        T_BFCL,
+    ),
+    Mutant(
+        "state is not compared",
+        BFCL,
+        'elif not state_checker(self.services, self._gold_services)["valid"]:',
+        "elif False:",
+        T_BFCL,
+    ),
+    Mutant("long context is not long", BFCL, 'long_context=split == "long_context"', "long_context=False", T_BFCL),
 )
 
 
@@ -438,7 +542,7 @@ MUTANTS += (
     ),
     Mutant("fewest calls of the last step", COSTS, "min(past.get(batch.task[row], math.inf), calls)", "calls", T_COSTS),
     Mutant("mash linear over the maximum", COSTS, "calls_M / (max_calls + 1)", "calls_M / max_calls", T_COSTS),
-    Mutant("forced modes pay too", COSTS, "(mode_M != 0) & (forced_M == 0) &", "(mode_M != 0) &", T_COSTS),
+    Mutant("forced modes pay too", COSTS, "where(free_M & (mode_M > 0) &", "where((mode_M > 0) &", T_COSTS),
     Mutant("aspo unbounded", COSTS, "bound_BT = aspo_bound * adv_BT.abs()", "bound_BT = 9 * adv_BT.abs()", T_COSTS),
     Mutant("aspo on wrong answers", COSTS, "(adv_M > 0) & (first_M >= 0)", "(first_M >= 0)", T_COSTS),
     Mutant(
@@ -540,6 +644,33 @@ MUTANTS += (
            T_SAMPLING),
     Mutant("the record of tasks is lost", SAMPLER, 'new = {**state, "tasks": record}', "new = {**state}", T_SAMPLING),
     Mutant("hints at every level at once", SAMPLER, "texts[level]", "texts[-1]", T_SAMPLING),
+    Mutant("retries are learned with their advice", RETRY, "retrier.plain[t.seed]", "retrier.guided[t.seed]", T_RETRY),
+    Mutant("retries keep log-probs of another context", RETRY, 'turn.output.model_copy(update={"logprobs": None})',
+           "turn.output", T_RETRY),
+    Mutant("advice is not given", RETRY, 'f"{ADVICE}{plan.advice}"', '""', T_RETRY),
+    Mutant("the base learns from before the pivot", RETRY, "pivots.get((t.group, t.copy_index), 0)", "0", T_RETRY),
+    Mutant("lessons join the group", RETRY, '"group": group + k', '"group": t.group', T_RETRY),
+    Mutant("retries begin at the start", RETRY, "Start(plan.moments[-1].snapshot", "Start(plan.moments[0].snapshot",
+           T_RETRY),
+    Mutant("a pivot beyond the end", AGENTIC, "0 <= pivot < len(turn_rewards)", "0 <= pivot", T_AGENTIC),
+    Mutant("the rule goes to the first reward", AGENTIC, "if reward <= 0), 0)", "if reward > 0), 0)", T_AGENTIC),
+    Mutant("a retry as long as its base is imitated", AGENTIC, "retry[1] < base[1]", "retry[1] <= base[1]", T_AGENTIC),
+    Mutant("replay takes every slot", OFFP, "len(chosen) < slots - 1", "len(chosen) < slots", T_REPLAY),
+    Mutant("old policies drawn by their groups", OFFP, "rng.choice(sorted(left))",
+           "rng.choice([a for a in sorted(left) for _ in left[a]])", T_REPLAY),
+    Mutant("old episodes count as fresh", REPLAY, ', "agent": REPLAY}', "}", T_REPLAY),
+    Mutant("old episodes are kept a step too long", REPLAY, "if at > step - back}", "if at >= step - back}", T_REPLAY),
+    Mutant("losses before RL are held on to", REPLAY, "for t in sound[index] if t.success", "for t in sound[index]",
+           T_REPLAY),
+    Mutant("replayed rows follow the trainer", EXTRACT, "_UNSCORED = (1, 3)", "_UNSCORED = (1, 3, 4)", T_REPLAY),
+    Mutant("replayed rows take the expert's coefficient", BATCH, "OWN = (0, 2, 4)", "OWN = (0, 2)", ("test_slots.py",)),
+    Mutant("reincarnation leaves the reference", "training/learner.py", "own.copy_(new)", "own.copy_(own)", T_REPLAY),
+    Mutant("capo goes uphill", CURVATURE, '-state["exp_avg"][rows_NK]', 'state["exp_avg"][rows_NK]', T_CURVATURE),
+    Mutant("capo's moments keep their bias", STAB, "* grad_NKH**2) / (1 - b2**t)", "* grad_NKH**2)", T_STAB),
+    Mutant("capo loses the sampled token", CURVATURE, "= token_N[absent_N]", "= rows_NK[absent_N, -1]", T_CURVATURE),
+    Mutant("a given mode is not in the context", "agents/agent.py", "self.ids.extend(self._given)", "pass", T_MODES),
+    Mutant("instant play costs", COSTS, "(mode_M > 0)", "(mode_M >= 0)", T_COSTS),
+    Mutant("no mode costs nothing", COSTS, "(mode_M < 0), 0.0", "(mode_M < 0), 1.0", T_COSTS),
 )  # fmt: skip
 
 

@@ -293,6 +293,53 @@ def test_r3l_trains_from_the_pivot_on_and_divides_by_all_tokens() -> None:
     assert got["loss"] == pytest.approx((6 / 4 - 0.5 * 2 / 3) / 2)
 
 
+def planned(reflection: str, rewards: list[float], success: bool = False, **params: Any) -> dict[str, Any]:
+    inputs = {"reflection": reflection, "turn_rewards": rewards, "success": success}
+    return evaluate("reflect_retry", {"inputs": inputs, "params": params})["output"]
+
+
+def test_a_reflection_says_from_where_to_retry() -> None:
+    said = {"trajectory_outcome": "failure", "retry_from_step": 2, "improvement_suggestion": " look\n first "}
+    want = {"outcome": "failure", "pivot": 2, "advice": "look first"}
+    for text in (json.dumps(said), f"Well. {{not json}} {json.dumps(said)} and {{}}", json.dumps({**said, "x": {}})):
+        assert planned(text, [0.0] * 3) == want
+    slow = planned(json.dumps({**said, "trajectory_outcome": "success_but_inefficient"}), [0.0] * 3, success=True)
+    assert slow == {**want, "outcome": "success_but_inefficient"}
+    assert planned(json.dumps({**said, "trajectory_outcome": "success"}), [0.0] * 3)["pivot"] is None
+    nothing = {"outcome": None, "pivot": None, "advice": ""}
+    for wrong in ({"retry_from_step": 3}, {"retry_from_step": -1}, {"retry_from_step": 1.0}, {"retry_from_step": "1"},
+                  {"retry_from_step": True}, {"improvement_suggestion": ""}, {"improvement_suggestion": 3},
+                  {"trajectory_outcome": "FAILURE"}, {"trajectory_outcome": ["failure"]}):  # fmt: skip
+        assert planned(json.dumps({**said, **wrong}), [0.0] * 3) == nothing, wrong
+    for text in ("", "[]", "{", '{"a":' * 5000, "[" * 100_000):
+        assert planned(text, [0.0]) == nothing
+
+
+def test_the_rule_names_the_first_turn_without_a_reward() -> None:
+    for rewards, pivot in (([1, 0, 0], 1), ([0, 1, 0], 0), ([1, -1, 1], 1), ([1, 1], 0), ([0], 0)):
+        got = planned("", [float(r) for r in rewards], retry_by="rule")
+        assert got == {"outcome": "failure", "pivot": pivot, "advice": ""}
+    assert planned("", [1.0], success=True, retry_by="rule") == {"outcome": "success", "pivot": None, "advice": ""}
+
+
+@pytest.mark.parametrize(
+    ("base", "retry", "outcome", "want"),
+    [
+        ([0, 5], [1, 9], "failure", ["reflection", "retry"]),
+        ([0, 5], [0, 3], "failure", []),
+        ([1, 5], [1, 4], "success_but_inefficient", ["reflection", "retry"]),
+        ([1, 5], [1, 5], "success_but_inefficient", []),
+        ([1, 5], [0, 2], "success_but_inefficient", []),
+        ([1, 5], None, "success", ["reflection"]),
+        ([0, 5], None, "success", []),
+        ([0, 5], None, None, []),
+    ],
+)
+def test_what_is_imitated(base: list[int], retry: list[int] | None, outcome: str | None, want: list[str]) -> None:
+    assert agentic.retry_lessons(base, retry, outcome) == want
+    assert agentic.retry_lessons(base, retry, outcome, imitate_lessons=False) == []
+
+
 # ---------------------------------------------------------------- PRIME
 
 

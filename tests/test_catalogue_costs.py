@@ -13,9 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from turnwise.agents.trajectory import Owner, Row, Segment, Trajectory, Turn
-from turnwise.envs import RequestError, StopReason
+from turnwise.envs import StopReason
 from turnwise.envs.task import Task
-from turnwise.training import algorithms as table
 from turnwise.training import extract, recipes, trainer
 from turnwise.training.catalogue import costs
 from turnwise.training.config import override
@@ -165,10 +164,18 @@ def test_a2fm_numbers(solved: int, want: float) -> None:
     assert (hard[4] == pytest.approx(hard[5])) == (solved < 4)  # only p = 1 is easy
 
 
-def test_a2fm_asks_for_episodes_that_name_their_mode() -> None:
-    algorithm, params = table.resolve("grpo", {}, {"transforms": ["a2fm_apo"]})
-    with pytest.raises(RequestError, match="fill 'forced' for grpo"):
-        table.check(algorithm, params, samples_per_task=4)
+def test_a2fm_pays_nothing_for_a_free_episode_that_names_no_mode() -> None:
+    fixture = {"rewards": [0, 1.0, 1.0], "extras": {"mode": [0, -1, -1], "forced": [1, 0, 1]}, "params": PLAIN}
+    assert rewards_of("a2fm_apo", fixture) == pytest.approx([-1 / 3, -1 / 3, 2 / 3])
+
+
+def test_a2fm_gives_each_mode_its_share_of_a_group() -> None:
+    def modes(copies: int, **params: int) -> list[str]:
+        return evaluate("forced_modes", {"inputs": {"copies": copies}, "params": params})["output"]
+
+    assert modes(12) == ["instant"] * 3 + ["reasoning"] * 3 + ["agentic"] * 3 + [""] * 3
+    assert modes(5, forced_per_mode=1) == ["instant", "reasoning", "agentic", "", ""]
+    assert modes(2, forced_per_mode=1) == ["instant", "reasoning"]
 
 
 # ---------------------------------------------------------------- ASPO

@@ -247,19 +247,26 @@ def test_curvature_numbers() -> None:
     hessian, fisher = stability.curvature(*given_)
     close(hessian, [0.43185])
     close(fisher, [0.07605])
-    close(torch.cat(stability.curvature(*given_, scale_VH=torch.ones(3, 2, dtype=torch.float64))), [0.43185, 0.07605])
+    # with moments: b1 .5, b2 .75, the second update, first moment 0, second 3 everywhere
+    #   g = [-.5 -1; .7 1.4; -.2 -.4]; m = .5 g / .75, v = (.75 * 3 + .25 g^2) / .4375, g^ = m / sqrt(v), u = g^ h
+    g = [[-0.5, -1.0], [0.7, 1.4], [-0.2, -0.4]]
+    u = [sum(h * (x / 1.5) / math.sqrt((2.25 + x * x / 4) / 0.4375) for h, x in zip((1.0, 2.0), row, strict=True))
+         for row in g]  # fmt: skip
+    state = stability.Moments(tensor([[[0.0] * 2] * 3]), tensor([[[3.0] * 2] * 3]), (0.5, 0.75), 1.0, 0.0)
+    along = -0.5 * u[0] + 0.7 * u[1] - 0.2 * u[2]
+    want = 0.1 * along + 0.005 * (along**2 - (0.5 * u[0] ** 2 + 0.3 * u[1] ** 2 + 0.2 * u[2] ** 2
+                                              - (0.5 * u[0] + 0.3 * u[1] + 0.2 * u[2]) ** 2))  # fmt: skip
+    close(torch.cat(stability.curvature(*given_, moments=state)), [want, 0.005 * along**2])
+    one = stability.Moments(tensor([[[0.2]]]), tensor([[[0.09]]]), (0.9, 0.99), 3.0, 1e-8)
+    close(
+        one.direction(tensor([[[1.0]]])), [[[(0.18 + 0.1) / (1 - 0.9**4) / math.sqrt((0.0891 + 0.01) / (1 - 0.99**4))]]]
+    )
     for (m_h, m_f), kept in (((0.0099, 9e-5), 1), ((-0.0101, 9e-5), 0), ((0.0, 1.1e-4), 0)):
         extras = {"m_H": [[m_h]], "m_F": [[m_f]]}
         assert evaluate("capo", {"rewards": [1.0], "extras": extras})["mask"] == [[kept]]
     at = {"rewards": [1.0], "extras": {"m_H": [hessian.tolist()], "m_F": [fisher.tolist()]}}
     assert evaluate("capo", at | {"params": {"capo_hessian": 0.4319, "capo_fisher": 0.0761}})["mask"] == [[1]]
     assert evaluate("capo", at | {"params": {"capo_hessian": 0.4318, "capo_fisher": 0.0761}})["mask"] == [[0]]
-
-
-def test_capo_is_refused_where_nothing_fills_it() -> None:
-    row, params = table.resolve("grpo", {}, {"guards": "capo"})
-    with pytest.raises(RequestError, match="a run that can fill 'm_F'"):
-        table.check(row, params, samples_per_task=8)
 
 
 def test_curvature_is_the_expansion_of_an_optimiser_step() -> None:

@@ -20,7 +20,11 @@ from turnwise.training import recipes, trainer
 from turnwise.training.config import override
 from turnwise.training.run import Run
 
-ROWS = ("grpo", "epo_entropy", "gigpo", "empg", "seeupo", "r3l")
+ROWS = ("grpo", "epo_entropy", "gigpo", "empg", "seeupo", "r3l", "r3l_retries")
+RETRIES: dict[str, Any] = {
+    "algorithm": "r3l", "rl.augmentor": "reflect_retry", "rl.collect_params": {"retry_by": "rule"},
+}  # fmt: skip
+"""Half of a group are retries of lost episodes from the first turn that earned nothing."""
 BAR = 0.9
 """A policy that ignores the first sign wins half of the tasks."""
 ID = "credittest/Gates-v0"
@@ -76,7 +80,7 @@ def play(name: str, seed: int, steps: int, folder: Path) -> tuple[float, float, 
         "env.id": ID, "env.params": {"rooms": 2, "slack": 0}, "algorithm": name, "rl.steps": steps, "seed": seed,
         "engine.threads": 1, "checkpoint_every": 100,
         "params.epo_steps": steps, "params.entropy_coef": 0.02, "rl.lr": 1e-3,
-    }  # fmt: skip
+    } | (RETRIES if name == "r3l_retries" else {})  # fmt: skip
     outcome = trainer.train(override(recipes.load("toy"), settings), folder)
     curve = [value for _, value in Run.open(folder).metrics()["success"]]
     return outcome.before.mean, outcome.after.mean, mean(curve)

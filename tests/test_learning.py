@@ -27,6 +27,22 @@ EXTRA: dict[str, dict[str, Any]] = {
 EXTRA |= {name: {"rl.experts": 1} for name in ("chord", "hpt", "ahpo", "expo", "critique_grpo")}
 EXTRA["ampo"] = {"rl.experts": 2, "rl.experts_in": "failed", "rl.experts_replace": True}
 
+# Rows that learn from more than a step's own episodes.
+EXTRA["r3l"] = {"rl.augmentor": "reflect_retry", "rl.collect_params": {"retry_by": "rule"}}
+EXTRA["remix"] = {"rl.replay": "remix"}
+PARTS: dict[str, dict[str, Any]] = {
+    # τ for steps of the size that this small policy takes: 2e-3 instead of 1.5e-5
+    "capo": {"slots.guards": "capo", "params.capo_hessian": 0.15, "params.capo_fisher": 0.004},
+    "dph_rl": {"slots.expert": "dph_rl", "rl.replay": "dph_rl", "rl.collect_params": {"mastered_at": 0.5}},
+    "replay": {"rl.replay": "remix", "params.ratio_base": "rollout"},
+    "retries": {
+        "rl.augmentor": "reflect_retry",
+        "slots.guards": "from_pivot",
+        "rl.collect_params": {"retry_by": "rule"},
+    },
+}
+"""Parts that change what is collected or read, put into grpo."""
+
 OTHER_AIMS = {
     "riskpo": "the lower tail of returns, without a baseline; tests/test_catalogue_group.py shows what it prefers",
     "epo_explicit": "imitates its own episodes by weight, tests/test_catalogue_agentic.py shows what that gains",
@@ -42,6 +58,12 @@ def test_every_row_learns_the_toy_game(name: str, tmp_path: Path) -> None:
     assert outcome.before.mean < 0.35, "imitating random play must not solve the game: then RL would prove nothing"
     assert outcome.after.mean >= BAR
     assert outcome.difference.low > 0
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_the_loop_learn_the_toy_game(name: str, tmp_path: Path) -> None:
+    outcome = trainer.train(override(recipes.load("toy"), {"rl.steps": 35, **PARTS[name]}), tmp_path / "run")
+    assert outcome.before.mean < 0.35 and outcome.after.mean >= BAR
 
 
 def test_a_broken_sign_does_not_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

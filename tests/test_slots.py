@@ -67,6 +67,9 @@ def test_an_expert_coefficient_holds_for_expert_rows_only() -> None:
         return Factor(torch.ones_like(logp_BT), torch.ones_like(batch.mask), -logp_BT)
 
     assert put("expert", imitate)["coef"] == [[0.5, 0.5], [1.0, 0.0], [0.0, 0.0]]
+    for provenance, own in ((2, True), (4, True), (1, False), (3, False), (5, False)):  # 2, 4: the policy's, if old
+        got = evaluate("mine", FIXTURE | {"extras": {"provenance": [0, provenance, 0]}})
+        assert got["coef"][1] == ([-0.5, 0.0] if own else [1.0, 0.0]), provenance
 
 
 def test_a_mixer_averages_each_source_over_itself() -> None:

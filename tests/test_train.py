@@ -36,6 +36,12 @@ SHAPED = [
     "rl.budget=knapsack", "rl.curriculum=scaling_inter", "rl.augmentor=ghpo", "algorithm=d3s",
     'rl.collect_params={"horizon_first": 2, "horizon_add": 1, "horizon_every": 3}',
 ]  # fmt: skip
+REPLAYED = [
+    "sft.demos=96", "sft.epochs=2", "rl.steps=6", "rl.tasks_per_step=4", "rl.samples_per_task=4", "env.train_tasks=20",
+    "env.eval_tasks=4", "checkpoint_every=1", "engine.threads=1", "algorithm=remix", "rl.replay=remix", "rl.epochs=2",
+    "rl.augmentor=reflect_retry",
+    'rl.collect_params={"replay_share": 0.6, "reincarnate_at": 4, "retry_by": "rule"}',
+]  # fmt: skip
 ALFWORLD = [
     "sft.demos=24", "rl.steps=3", "rl.tasks_per_step=3", "rl.samples_per_task=3", "env.train_tasks=24",
     "env.eval_tasks=4", "checkpoint_every=1", "engine.kind=torch",
@@ -99,6 +105,18 @@ def test_what_decides_what_is_played_survives_kill_9(tmp_path: Path) -> None:
     """Pass rates behind sampler and budget, the growing turn limit, hints, a schedule over steps."""
     trainer.train(override(recipes.load("toy"), parse_settings(SHAPED)), tmp_path / "whole")
     assert killed_at(2, "toy", SHAPED, tmp_path / "killed") < 6, "the run was over before it was killed"
+    trainer.resume(tmp_path / "killed")
+    assert exact_metrics(tmp_path / "killed") == exact_metrics(tmp_path / "whole")
+    assert episodes(tmp_path / "killed") == episodes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_what_is_learned_from_again_survives_kill_9(step: int, tmp_path: Path) -> None:
+    """Episodes of earlier policies with their log-probs, retries, and, from step 4 on, the policy as its reference."""
+    trainer.train(override(recipes.load("toy"), parse_settings(REPLAYED)), tmp_path / "whole")
+    metrics = Run.open(tmp_path / "whole").metrics()
+    assert max(share for _, share in metrics["replayed"]) > 0 and max(n for _, n in metrics["retry/share"]) > 0
+    assert killed_at(step, "toy", REPLAYED, tmp_path / "killed") < 6, "the run was over before it was killed"
     trainer.resume(tmp_path / "killed")
     assert exact_metrics(tmp_path / "killed") == exact_metrics(tmp_path / "whole")
     assert episodes(tmp_path / "killed") == episodes(tmp_path / "whole")

@@ -29,9 +29,12 @@ TOKEN_FIELDS = ("token_rewards", "logp_old", "logp_rollout", "logp_ref", "entrop
 
 EXTRAS: dict[str, str] = {
     "kl_weight": "[B] weight of the KL loss on the row",
-    "provenance": "[B] whole numbers: 0 sampled by the policy, 1 expert, 2 hinted, 3 refined, 4 replayed",
+    "provenance": "[B] whole numbers: 0 sampled by the policy, 1 expert, 2 hinted, 3 retried with advice that the row "
+    "leaves out, 4 replayed from an earlier step, 5 sampled before RL",
 }
 """Meaning and shape of what `Batch.extras` may hold; modules of the catalogue add theirs."""
+OWN = (0, 2, 4)
+"""Provenance of rows that the policy, old or new, sampled in the very context of the row."""
 
 
 class Turns(NamedTuple):
@@ -198,6 +201,12 @@ class Batch:
         packed = self.packed
         last_ML = packed.mask_ML & (packed.mask_ML.flip(1).cumsum(1).flip(1) == 1)
         return packed.put(last_ML, self.mask.shape)
+
+
+def own_rows(batch: Batch) -> Tensor:
+    """[B] bool: rows that the policy sampled as they stand; on all others `expert` coefficients hold."""
+    provenance_B = batch.extra("provenance")
+    return torch.isin(provenance_B, torch.tensor(OWN, dtype=provenance_B.dtype, device=provenance_B.device))
 
 
 def segment_sum(x: Tensor, index: Tensor, count: int) -> Tensor:

@@ -27,8 +27,9 @@ def save_checkpoint(
     optimizers: Mapping[str, torch.optim.Optimizer],
     extra_tensors: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, Any],
+    texts: Mapping[str, str] | None = None,
 ) -> None:
-    """Write `folder` whole or not at all: `policy/`, one file per optimiser, `state.json`."""
+    """Write `folder` whole or not at all: `policy/`, one file per optimiser, `state.json`, and `texts` by file name."""
     aside = folder.with_name(f".part-{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -39,6 +40,8 @@ def save_checkpoint(
         for name, tensors in extra_tensors.items():
             save_file({k: v.contiguous() for k, v in tensors.items()}, aside / f"{name}.safetensors")
         (aside / "state.json").write_text(json.dumps(dict(state), indent=2, sort_keys=True))
+        for name, text in (texts or {}).items():
+            (aside / name).write_text(text)
         _sync(aside)
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
         shutil.rmtree(aside, ignore_errors=True)
@@ -65,6 +68,12 @@ def load_state(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RequestError(f"Expected a checkpoint with a state.json in {folder}; it is not there. Give a run folder.")
     return json.loads(path.read_text())
+
+
+def load_text(folder: Path, name: str) -> str:
+    """A text of a checkpoint, empty where it has none of that name."""
+    path = folder / name
+    return path.read_text() if path.is_file() else ""
 
 
 def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-import math
 import os
 import sqlite3
 import sys
@@ -18,23 +17,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from ..envs import registry
 from ..envs.errors import RequestError, TurnwiseError
+from .evaluation import commands
+from .terminal import Json, Params, emit, err, fail, out
 
 app = typer.Typer(
     help="Train and evaluate agents on text environments.", no_args_is_help=True, add_completion=False,
     pretty_exceptions_enable=False,
 )  # fmt: skip
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
-
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
-Params = Annotated[
-    list[str] | None, typer.Option("--param", help="Task parameter key=value, e.g. rooms=3; repeatable.")
-]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Recipe setting key=value, e.g. rl.steps=40; repeatable.")
 ]
@@ -66,13 +60,6 @@ def main() -> None:
         raise
 
 
-def fail(message: str, code: int) -> None:
-    """Print one message to stderr and exit."""
-    err.print("error: ", style="bold red", end="")
-    err.print(message, soft_wrap=True, markup=False)
-    raise SystemExit(code)
-
-
 def _disk_trouble(error: Exception) -> str | None:
     """What to say where the disk is full or a path cannot be used; None where something else is wrong.
 
@@ -85,19 +72,6 @@ def _disk_trouble(error: Exception) -> str | None:
     if isinstance(error, OSError) and number in NO_ACCESS and error.filename:
         return f"Cannot use {str(error.filename)!r}: {error.strerror}. Choose another place."
     return None
-
-
-def emit(data: Any) -> None:
-    """Print JSON on stdout; a number that is not finite becomes null."""
-    print(json.dumps(_finite(data), indent=2, allow_nan=False))
-
-
-def _finite(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def _prepare_process() -> None:
@@ -301,42 +275,6 @@ def _new_folder(name: str) -> Path:
     return folder
 
 
-@app.command("eval")
-def evaluate_command(
-    target: Annotated[str, typer.Argument(help="expert, random, empty, a run folder, a model folder or a hub id.")],
-    env: Annotated[str, typer.Option(help="Environment id; default: the run's.")] = "",
-    split: Annotated[str, typer.Option(help="Split; default: the run's held-out split, else test.")] = "",
-    trials: Annotated[int, typer.Option(min=1, help="Episodes per task.")] = 1,
-    tasks: Annotated[int | None, typer.Option(min=1, help="Tasks of the split; default: the run's, else 100.")] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    engine: Annotated[str, typer.Option(help="torch or vllm.")] = "torch",
-    seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
-    param: Params = None,
-    as_json: Json = False,
-) -> None:
-    """Held-out evaluation: success with a 95 % interval over tasks, why episodes ended, what they cost."""
-    from .config import parse_settings
-    from .target import evaluate_target
-
-    result = asyncio.run(
-        evaluate_target(
-            target, env=env, split=split, trials=trials, count=tasks, temperature=temperature, engine=engine, seed=seed,
-            params=parse_settings(param or []), console=err,
-        )
-    )  # fmt: skip
-    if as_json:
-        emit(result.to_json())
-        return
-    each = f", {trials} trials each" if trials > 1 else ""
-    out.print(
-        f"{result.env} {result.split}: success {result.success} over {result.success.tasks} tasks{each}", soft_wrap=True
-    )
-    for reason, count in result.by_stop_reason.items():
-        out.print(f"  {reason:18} {count:,}")
-    for name, value in result.cost.items():
-        out.print(f"  {name:18} {value:,.0f}" if value.is_integer() else f"  {name:18} {value:,.2f}")
-
-
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="Run folder.")], as_json: Json = False) -> None:
     """Write the run's report: one HTML file that needs no network."""
@@ -348,6 +286,8 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")], as_json: Js
     else:
         print(path)
 
+
+commands.add_to(app)
 
 if __name__ == "__main__":
     sys.exit(main())

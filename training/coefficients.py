@@ -117,7 +117,7 @@ def behaviour_weight(
 ) -> Tensor:
     """[B, T] correction of the gap between trainer and sampling engine, rho_t = exp(logp_old_t - logp_rollout_t).
 
-    tis      min(rho_t, high)                       arXiv 2510.01161 (truncated importance sampling)
+    tis      min(rho_t, high)                       (truncated importance sampling; Yao, Liu et al., 2025)
     icepop   rho_t if low <= rho_t <= high else 0   (Ling team, 2025)
     seq_tis  min(prod rho, high)                    over the unit's tokens
     seq_mis  prod rho if low <= prod rho <= high else 0

@@ -83,10 +83,16 @@ class RLConfig(_Part):
         description="how tasks_per_step x samples_per_task episodes are shared out; knapsack: by pass rate, so that "
         "groups differ in size",
     )
-    augmentor: Literal["none", "ghpo", "hbpo"] = Field(
+    augmentor: Literal["none", "ghpo", "hbpo", "reflect_retry", "a2fm"] = Field(
         default="none",
-        description="text added to first observations: ghpo plays lost groups again with the start of the expert's "
-        "solution, hbpo gives each quarter of a group a budget of tokens",
+        description="help: ghpo plays lost groups again with the start of the expert's solution, hbpo gives each "
+        "quarter of a group a budget of tokens, reflect_retry plays half of a group and retries it from where it went "
+        "wrong (R3L), a2fm gives some episodes of a group their mode (context.modes)",
+    )
+    replay: Literal["none", "remix", "dph_rl"] = Field(
+        default="none",
+        description="episodes learned from beside a step's own: remix, groups of recent policies in the place of fresh "
+        "ones; dph_rl, episodes won before RL on tasks that were nearly mastered",
     )
     curriculum: Literal["none", "scaling_inter"] = Field(
         default="none", description="scaling_inter: the turn limit grows with the RL steps"

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from ..envs import browser
 from ..envs.scienceworld.jvm import JAVA_CURE, JAVA_OPTIONS, java_program
 
 TIMEOUT_S = 300
@@ -42,7 +43,7 @@ class Finding(NamedTuple):
 def diagnose() -> list[Finding]:
     """Every check, in order; none changes anything."""
     checks: tuple[Callable[[], list[Finding]], ...] = (
-        _python, _torch, _companions, _transformers, _vllm, _worlds, _java, _tools, _gpu, _disk,
+        _python, _torch, _companions, _transformers, _vllm, _worlds, _java, _browser, _tools, _gpu, _disk,
     )  # fmt: skip
     with ThreadPoolExecutor() as threads:  # most of the time goes into child processes that import
         return [finding for found in threads.map(lambda check: check(), checks) for finding in found]
@@ -186,6 +187,22 @@ def _java() -> list[Finding]:
     if done.returncode:
         return [Finding("broken", "Java", f"refuses ScienceWorld's options: {lines[0][:200]}", JAVA_CURE)]
     return [Finding("ok", "Java", next((line for line in lines if "version" in line), lines[0]))]
+
+
+def _browser() -> list[Finding]:
+    """The web environments drive the system's Chromium."""
+    if importlib.util.find_spec("playwright") is None:
+        return [
+            Finding("missing", "playwright", "not installed; no web environments", f"{PIP} install 'turnwise[web]'")
+        ]
+    path = browser.program()
+    if not path:
+        state = "no Chromium found; web environments do not run without"
+        return [Finding("missing", "Chromium", state, f"{browser.CURE}, or set $TURNWISE_CHROMIUM")]
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=TIMEOUT_S)
+    if done.returncode:
+        return [Finding("broken", "Chromium", f"{path} does not start: {done.stderr.strip()[-200:]}", browser.CURE)]
+    return [Finding("ok", "Chromium", f"{done.stdout.strip()} ({path}), playwright {_version('playwright')}")]
 
 
 def _tools() -> list[Finding]:

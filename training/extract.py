@@ -10,15 +10,18 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from ..agents.context import Mode
 from ..agents.trajectory import Row, Trajectory
 from ..envs.core import StopReason
-from .batch import EXTRAS, Batch
+from .batch import EXTRAS, OWN, Batch
 
+MODES: tuple[str, ...] = get_args(Mode)
+"""Ways to answer, the cheapest first."""
 Reader = Callable[[Trajectory, Row], float | Sequence[float] | Sequence[Sequence[float]]]
 
 
@@ -66,6 +69,11 @@ def first_call(trajectory: Trajectory, row: Row) -> float:
     return -1.0
 
 
+def tool_calls(trajectory: Trajectory, row: Row) -> float:
+    """Calls that the environment counted; where it counts none, each turn is one."""
+    return float(sum(turn.counts.get("tool_calls", 1.0) for turn in trajectory.turns))
+
+
 def flawed(trajectory: Trajectory, row: Row) -> float:
     """1 for a win on whose way some action was not admissible: a flaw that needs no judge."""
     return float(trajectory.success and not all(turn.admissible for turn in trajectory.turns))
@@ -82,23 +90,34 @@ def budget(trajectory: Trajectory, row: Row) -> float:
     return float(found[1]) if found else 0.0
 
 
-EXPERT = "expert"
-"""Name of the agent whose episodes are demonstrations."""
+EXPERT, RETRY, REPLAY, START = "expert", "retry", "replay", "start"
+"""Agents whose episodes are demonstrations, retries with advice, of an earlier step, of the policy before RL."""
+PROVENANCE = {EXPERT: 1, RETRY: 3, REPLAY: 4, START: 5}
+_UNSCORED = (1, 3)
+"""Provenance of rows that no engine sampled in their context, so that there are no log-probs of it."""
 
 
 def provenance(trajectory: Trajectory, row: Row) -> float:
-    """1 for an expert's demonstration, 0 for what the policy sampled."""
-    return float(trajectory.agent == EXPERT)
+    """`PROVENANCE` by the agent's name, 0 for what the policy sampled."""
+    return float(PROVENANCE.get(trajectory.agent, 0))
+
+
+def mode(trajectory: Trajectory, row: Row) -> float:
+    """Index of the episode's mode, -1 where the policy named none."""
+    return float(MODES.index(trajectory.mode)) if trajectory.mode in MODES else -1.0
 
 
 READERS: dict[str, Reader] = {
     "provenance": provenance,
     "solved": lambda trajectory, row: float(trajectory.success),  # `extract` counts over the group
     "logp_replay": lambda trajectory, row: row.logprobs,
+    "logp_pi0": lambda trajectory, row: row.logprobs,  # read on rows of provenance 5 only
     "cluster": same_actions,
     "level": preference_level,
-    "tool_calls": lambda trajectory, row: float(len(trajectory.turns)),
-    "pivot": lambda trajectory, row: 0.0,  # no episode of a run is a retry
+    "tool_calls": tool_calls,
+    "pivot": lambda trajectory, row: float(trajectory.pivot),
+    "mode": mode,
+    "forced": lambda trajectory, row: float(trajectory.forced),
     "tests": milestones,
     "critical": raised_the_score,
     "first_call": first_call,
@@ -120,7 +139,7 @@ def extract(names: Iterable[str], kept: Sequence[Trajectory], rows: Sequence[tup
     for name in names:
         read = [READERS[name](kept[index], row) for index, row in rows]
         if name == "solved":
-            won = Counter(t.group for t in kept if t.success and t.agent != EXPERT)
+            won = Counter(t.group for t in kept if t.success and PROVENANCE.get(t.agent, 0) in OWN)
             read = [float(won[kept[index].group]) for index, _ in rows]
         found[name] = torch.tensor([_padded(x, width) for x in read], dtype=torch.float32)
     return found
@@ -135,16 +154,26 @@ def _padded(x: Any, width: int) -> Any:
 
 
 def sampled(batch: Batch) -> Tensor:
-    """[B, T] bool: action tokens that an engine sampled; those of demonstrations have no log-probs of it."""
-    shown = batch.extras.get("provenance")
-    return batch.mask if shown is None else batch.mask & (shown != 1)[:, None]
+    """[B, T] bool: action tokens that the engine sampled in this step, in the very context of their row."""
+    return _outside(batch, (*_UNSCORED, PROVENANCE[REPLAY], PROVENANCE[START]))
+
+
+def _outside(batch: Batch, kinds: Sequence[int]) -> Tensor:
+    """[B, T] bool: action tokens of rows of another provenance than these."""
+    found = batch.extras.get("provenance")
+    if found is None:
+        return batch.mask
+    return batch.mask & ~torch.isin(found, torch.tensor(kinds, dtype=found.dtype, device=found.device))[:, None]
 
 
 def follow_trainer(batch: Batch) -> Batch:
-    """The batch with the trainer's log-probs wherever the engine's are asked for and there are none."""
+    """The batch with the trainer's log-probs wherever the engine's are asked for and there are none.
+
+    Replayed rows keep those of the policy that sampled them.
+    """
     if batch.logp_old is None or "provenance" not in batch.extras:
         return batch
-    engine_BT = sampled(batch)
+    engine_BT = _outside(batch, _UNSCORED)
     extras = dict(batch.extras)
     if "logp_replay" in extras:
         extras["logp_replay"] = torch.where(engine_BT, extras["logp_replay"], batch.logp_old)

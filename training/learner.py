@@ -23,6 +23,7 @@ from .catalogue.process import outcome_pull
 from .collate import Encoded
 from .config import RLConfig
 from .credit import total_rewards
+from .curvature import action_curvature
 from .extract import follow_trainer, sampled
 from .objective import Coefficient, advantages, coefficient, loss_weights, next_state, reward, total_loss
 from .parameters import call
@@ -135,16 +136,33 @@ class Learner:
             metrics |= self._fit_process(ids, batch, encoded.lengths)
         return metrics
 
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over the state of a checkpoint; `load_tensors` has to follow."""
+        self.state = state
+        if state.get("reincarnated"):
+            self.reincarnate()
+
+    def reincarnate(self) -> None:
+        """The policy becomes its own reference, and from here on a batch is passed over once (ReMix)."""
+        assert self.reference is not None
+        with torch.no_grad():
+            for own, new in zip(self.reference.parameters(), self.model.parameters(), strict=True):
+                own.copy_(new)
+        self.config = self.config.model_copy(update={"epochs": 1})
+        self.state = {**self.state, "reincarnated": True}
+
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Weights besides the policy's, for a checkpoint."""
         found = {} if self.critic is None else {"critic_model": dict(self.critic.state_dict())}
         if self.process is not None:  # parameters, not the state dict: tied weights may be stored once only
             found["process_model"] = dict(self.process.named_parameters())
+        if self.reference is not None and self.state.get("reincarnated"):
+            found["reference_model"] = dict(self.reference.named_parameters())
         return found
 
     def load_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Put back what `tensors` gave for a checkpoint."""
-        module = self.critic if name == "critic_model" else self.process
+        module = {"critic_model": self.critic, "process_model": self.process, "reference_model": self.reference}[name]
         assert module is not None
         with torch.no_grad():
             own = module.state_dict()
@@ -165,6 +183,8 @@ class Learner:
     ) -> tuple[Tensor, Tensor]:
         """Accumulate gradients over micro-batches, step the optimisers; returns what was read (logp, entropy)."""
         weights = loss_weights(self.algorithm, self.params, batch, chosen)
+        if "curvature" in self.needs:
+            batch = self._with_curvature(ids, batch, adv, lengths)
         whole = self._coefficients_of_whole(ids, batch, adv, lengths)
         logp, entropy = torch.zeros_like(adv), torch.zeros_like(adv)
         tokens = int(batch.mask.sum())
@@ -288,6 +308,19 @@ class Learner:
         if self.reference is None:
             return batch
         return dataclasses.replace(batch, logp_ref=self._logps(self.reference, ids, batch.mask, lengths))
+
+    def _with_curvature(self, ids: Tensor, batch: Batch, adv: Tensor, lengths: list[int]) -> Batch:
+        """The batch with what one optimiser step on each token would do, by the weights and moments as they are now."""
+        hessian, fisher = torch.zeros_like(adv), torch.zeros_like(adv)
+        for micro in micro_batches(lengths, self.micro_tokens):
+            width = max(lengths[i] for i in micro)
+            with torch.autocast(ids.device.type, self.autocast, enabled=self.autocast is not None):
+                found = action_curvature(
+                    self.model, ids[micro, :width], batch.mask[micro, :width], adv[micro, :width],
+                    self.optimizers["policy"], self.config.temperature,
+                )  # fmt: skip
+            hessian[micro, :width], fisher[micro, :width] = found
+        return dataclasses.replace(batch, extras={**batch.extras, "m_H": hessian, "m_F": fisher})
 
     def _logps(self, model: PreTrainedModel, ids: Tensor, mask: Tensor, lengths: list[int]) -> Tensor:
         """[B, T] log-probs of another model, without gradient."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .aggregate import hierarchical_mean, policy_weights, token_mean
-from .batch import Batch
+from .batch import Batch, own_rows
 from .coefficients import Factor, behaviour_weight, log_ratio, token_ratio
 from .credit import Rewards, total_rewards
 from .parameters import call
@@ -114,7 +114,7 @@ def _mixed_weights(algorithm: Algorithm, params: Params, batch: Batch, keep_BT: 
     if algorithm.mixer is None:
         return call(policy_weights, _only(batch, keep_BT), params=params)
     share_B = call(algorithm.mixer, batch, params=params)
-    expert_BT = (batch.extra("provenance") > 0)[:, None] & keep_BT
+    expert_BT = ~own_rows(batch)[:, None] & keep_BT
     total_BT = torch.zeros_like(keep_BT, dtype=batch.rewards.dtype)
     for source_BT in (expert_BT, keep_BT & ~expert_BT):
         if source_BT.any():
@@ -131,7 +131,7 @@ def coefficient(algorithm: Algorithm, params: Params, batch: Batch, adv_BT: Tens
         coef_BT, surrogate_BT = whole.factor_BT * weight_BT, whole.surrogate_BT * weight_BT
         keep_BT = whole.keep_BT & batch.mask
         if algorithm.expert is not None:
-            expert_BT = (batch.extra("provenance") > 0)[:, None] & batch.mask
+            expert_BT = ~own_rows(batch)[:, None] & batch.mask
             other = call(algorithm.expert, logp_BT, adv_BT, batch, params=params)
             coef_BT = torch.where(expert_BT, other.factor_BT, coef_BT)
             surrogate_BT = torch.where(expert_BT, other.surrogate_BT, surrogate_BT)

@@ -12,8 +12,8 @@ from typing import Any
 
 from ..envs.errors import RequestError
 from .evaluation import compare
+from .evaluation.intervals import Interval, success_interval
 from .run import Run
-from .stats import Interval, success_interval
 
 EPISODES_SHOWN = 6
 COLOURS = ("#2f6fb3", "#c7672e", "#3c8d5a", "#8a5fb0")

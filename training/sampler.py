@@ -10,15 +10,19 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ..agents.agent import Agent, Demonstrator
+from ..agents.agent import Agent, Demonstrator, LLMAgent
 from ..agents.rollout import Episode, Limits, Pool, RemoteEnv, episode_seed, rollout
 from ..agents.trajectory import Trajectory
-from ..envs.core import StopReason
+from ..envs.core import Snapshot, StopReason
 from ..envs.errors import RequestError, UnknownName
 from ..envs.task import Task
+from .catalogue.agentic import retry_lessons, retry_plan
+from .catalogue.costs import forced_modes
+from .catalogue.offpolicy import mix_policies
+from .catalogue.regression import near_mastered
 from .catalogue.sampling import distinct_ngrams, hints, horizon, knapsack, one_example, soup, variance_aware
 from .config import RLConfig
-from .extract import BUDGET, EXPERT
+from .extract import BUDGET, EXPERT, MODES
 from .parameters import call, check_value, keyword_defaults, keyword_types
 
 Record = Mapping[str, Sequence[float]]
@@ -27,7 +31,10 @@ UNSEEN = (0.5, 1.0)
 BUDGETS = (512, 1024, 2048, 2560)
 """HBPO's budgets in tokens of an answer of 4,096; scaled to `hbpo_longest`."""
 HINT = "Hint: "
-_PARTS = (variance_aware, one_example, knapsack, hints, horizon, soup)
+_PARTS = (
+    variance_aware, one_example, knapsack, hints, horizon, soup, retry_plan, retry_lessons, forced_modes, mix_policies,
+    near_mastered,
+)  # fmt: skip
 
 
 def check_collect(rl: RLConfig) -> None:
@@ -44,9 +51,28 @@ def check_collect(rl: RLConfig) -> None:
         raise RequestError("Expected no budget_total: it is rl.tasks_per_step x rl.samples_per_task.")
     if rl.sampler == "one_shot" and rl.dynamic_sampling:
         raise RequestError("Expected rl.dynamic_sampling=0 with rl.sampler=one_shot: there is no other task to draw.")
-    if rl.augmentor == "ghpo" and rl.dynamic_sampling:
+    if rl.augmentor in ("ghpo", "reflect_retry") and rl.dynamic_sampling:
         raise RequestError(
-            "Expected rl.dynamic_sampling=0 with rl.augmentor=ghpo: lost groups get a hint, not a successor."
+            f"Expected rl.dynamic_sampling=0 with rl.augmentor={rl.augmentor}: lost groups get "
+            f"{'a hint' if rl.augmentor == 'ghpo' else 'retries'}, not a successor."
+        )
+    if rl.augmentor == "reflect_retry" and rl.samples_per_task < 2:
+        raise RequestError(
+            f"Expected rl.samples_per_task >= 2 with rl.augmentor=reflect_retry, got {rl.samples_per_task}: half of a "
+            "group are first attempts, the rest retries."
+        )
+    _check_modes(rl)
+
+
+def _check_modes(rl: RLConfig) -> None:
+    if rl.augmentor != "a2fm":
+        return
+    if rl.budget != "uniform":
+        raise RequestError("Expected rl.budget=uniform with rl.augmentor=a2fm: each mode has its share of a group.")
+    if "" not in call(forced_modes, rl.samples_per_task, params=rl.collect_params):
+        raise RequestError(
+            f"Expected rl.samples_per_task > 3 x forced_per_mode with rl.augmentor=a2fm, got {rl.samples_per_task}: "
+            "some episodes have to choose their mode. Lower rl.collect_params.forced_per_mode."
         )
 
 
@@ -106,8 +132,13 @@ def episodes(
     rl: RLConfig, seed: int, step: int, tasks: Sequence[Task], chosen: Sequence[int], state: Mapping[str, Any],
     first_group: int,
 ) -> list[Episode]:  # fmt: skip
-    """Groups of episodes of the chosen tasks, each with a seed of its own even where a task comes twice."""
+    """Groups of episodes of the chosen tasks, each with a seed of its own even where a task comes twice.
+
+    Half of a group where the other half are retries.
+    """
     sizes = group_sizes(rl, [tasks[index] for index in chosen], state)
+    if rl.augmentor == "reflect_retry":
+        sizes = [(size + 1) // 2 for size in sizes]
     found = []
     for g, (index, size) in enumerate(zip(chosen, sizes, strict=True)):
         again = () if chosen.index(index) == g else (first_group + g,)
@@ -155,6 +186,13 @@ class _ShapedEnv:
     async def expert(self) -> str:
         return await self.env.expert()
 
+    async def snapshot(self) -> Snapshot:
+        return await self.env.snapshot()
+
+    async def restore(self, snapshot: Snapshot) -> tuple[str, dict[str, Any]]:
+        self.played = len(snapshot.actions)
+        return await self.env.restore(snapshot)
+
 
 def shaped_pool(rl: RLConfig, step: int, pool: Pool) -> Pool:
     """The pool of an RL step: with the step's turn limit where a curriculum sets one."""
@@ -167,12 +205,20 @@ def shaped_pool(rl: RLConfig, step: int, pool: Pool) -> Pool:
 
 
 async def play(
-    agent: Agent, wanted: Sequence[Episode], pool: Pool, limits: Limits, rl: RLConfig, longest: int
+    agent: LLMAgent, wanted: Sequence[Episode], pool: Pool, limits: Limits, rl: RLConfig, longest: int
 ) -> list[Trajectory]:
-    """The episodes in their order; with `augmentor=hbpo` each quarter of a group is told a budget of tokens."""
+    """The episodes in their order; hbpo tells each quarter of a group a budget of tokens, a2fm gives some a mode."""
+    found: dict[tuple[int, int], Trajectory] = {}
+    if rl.augmentor == "a2fm":
+        modes = call(forced_modes, rl.samples_per_task, params=rl.collect_params)
+        for mode in (*MODES, ""):
+            own = [e for e in wanted if modes[e.copy_index] == mode]
+            player = LLMAgent(agent.engine, agent.renderer, agent.context, agent.temperature, agent.name, mode)
+            for t in await rollout(player, own, pool, limits):
+                found[t.group, t.copy_index] = t.model_copy(update={"forced": bool(mode)})
+        return [found[e.group, e.copy_index] for e in wanted]
     if rl.augmentor != "hbpo":
         return await rollout(agent, wanted, pool, limits)
-    found: dict[tuple[int, int], Trajectory] = {}
     for index, tokens in enumerate(BUDGETS):
         own = [e for e in wanted if e.copy_index % len(BUDGETS) == index]
         text = BUDGET.format(max(1, round(tokens * longest / 4096)))
@@ -216,3 +262,9 @@ async def with_hints(
 def hinted(played: Sequence[Trajectory]) -> float:
     """Share of episodes whose first observation holds a hint: their success is not the policy's own."""
     return sum(bool(t.turns) and f"\n{HINT}" in t.turns[0].observation for t in played) / len(played)
+
+
+def mode_shares(played: Sequence[Trajectory]) -> dict[str, float]:
+    """Share of each mode among the episodes that chose theirs, and of those that named none."""
+    free = [t.mode for t in played if not t.forced]
+    return {f"mode/{mode or 'none'}": free.count(mode) / max(1, len(free)) for mode in (*MODES, "")}

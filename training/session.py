@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -29,6 +30,7 @@ from ..rewards.components import check_ordering
 from .algorithms import check, needs, resolve
 from .catalogue.sampling import soup
 from .config import EnvConfig, Recipe, Stage
+from .extract import MODES
 from .learner import Learner
 from .parameters import call
 from .sampler import check_collect
@@ -83,6 +85,7 @@ def validate(recipe: Recipe) -> None:
             f"Expected rl.tasks_per_step <= env.train_tasks, got {recipe.rl.tasks_per_step} > {smallest}."
         )
     check_collect(recipe.rl)
+    _check_sources(recipe, needed, params)
     passes = recipe.rl.epochs * recipe.rl.minibatches
     if "turn_by_turn" in needed and passes > 1:
         raise RequestError(
@@ -98,8 +101,42 @@ def validate(recipe: Recipe) -> None:
     device(recipe)
 
 
+def _check_sources(recipe: Recipe, needed: frozenset[str], params: Mapping[str, Any]) -> None:
+    """Refuse algorithms and parts of the collect side that do not go together."""
+    rl = recipe.rl
+    corrects = params.get("ratio_base") == "rollout" or params["behaviour"] != "none" or "logp_replay" in needed
+    if rl.replay == "remix" and not corrects:
+        raise RequestError(
+            f"Expected an algorithm that knows which policy sampled a token for rl.replay=remix, got "
+            f"{recipe.algorithm}, which would take old episodes for new ones. Set algorithm=remix, "
+            "params.ratio_base=rollout or params.behaviour."
+        )
+    if rl.collect_params.get("reincarnate_at") and not (rl.replay == "remix" and "ref_logp" in needed):
+        raise RequestError(
+            f"Expected rl.replay=remix and an algorithm with a KL term for reincarnate_at, got rl.replay={rl.replay} "
+            f"and {recipe.algorithm}."
+        )
+    if ("logp_pi0" in needed) != (rl.replay == "dph_rl"):
+        raise RequestError(
+            f"Expected slots.expert=dph_rl and rl.replay=dph_rl together, got rl.replay={rl.replay} for an algorithm "
+            f"that {'holds' if 'logp_pi0' in needed else 'does not hold'} on to episodes from before RL."
+        )
+    if ("mode" in needed or recipe.context.modes or rl.augmentor == "a2fm") and (
+        rl.augmentor != "a2fm" or set(recipe.context.modes) != set(MODES)
+    ):
+        raise RequestError(
+            f"Expected rl.augmentor=a2fm with context.modes={json.dumps(MODES)} for modes, got "
+            f"{rl.augmentor} and {json.dumps(recipe.context.modes)}."
+        )
+
+
 def list_tasks(recipe: Recipe) -> Tasks:
-    """Training and held-out tasks; refuses lists that share one."""
+    """Training and held-out tasks; refuses lists that share one, and benchmarks."""
+    if registry.spec(recipe.env.id).evaluation_only:
+        raise RequestError(
+            f"Expected an environment to train on, got {recipe.env.id}: its tasks are a benchmark and stay held out. "
+            "Train on another one, then `turnwise eval RUN --env ...`."
+        )
     env, stages = recipe.env, _stages(recipe.env)
     trained = [_listed(env.id, "train", env.train_split, s.train_tasks, env.params | s.params) for s in stages]
     held_out_params = env.params if env.eval_params is None else env.eval_params

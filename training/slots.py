@@ -12,12 +12,13 @@ Shapes: B rows, T tokens, M trajectories. What a part takes by keyword is what a
 | stability | (ratio_BT, adv_BT, logp_BT) -> Factor | ppo_clip |
 | guards | (ratio_BT, adv_BT, logp_BT, batch) -> keep_BT, multiplied | none |
 | coef | (logp_BT, adv_BT, batch) -> Factor with the whole coefficient: replaces ratio and stability | none |
-| expert | the same, for rows whose `provenance` is not 0 | none: such rows count as the policy's own |
+| expert | the same, for rows whose `provenance` is not among `batch.OWN` | none: such rows count as the policy's own |
 | mixer | (batch) -> weight_B by source, each source averaged over itself | none: one average over all |
 | terms | (update) -> scalar or None, added to the loss | KL, entropy, EPO |
 | controllers | (state, batch, rewards) -> entries of the next step's state | none |
 
-On the collect side stand parts that no update sees: `sampler`, `budget`, `augmentor`, `reference`, `curriculum`.
+On the collect side stand parts that no update sees: `sampler`, `budget`, `augmentor`, `replay`, `reference`,
+`curriculum`.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ TERMS: tuple[Term, ...] = (kl_loss, entropy_bonus, epo_bonus, epo_corridor)
 MANY = ("transforms", "modulators", "selectors", "guards", "terms", "controllers")
 """Slots that hold several parts, applied in order."""
 ONE = ("estimator", "ratio", "stability", "coef", "expert", "mixer")
-COLLECT = ("sampler", "budget", "augmentor", "reference", "curriculum")
+COLLECT = ("sampler", "budget", "augmentor", "replay", "reference", "curriculum")
 
 
 NEEDS: dict[str, str] = {

@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,17 @@ from ..agents.agent import Agent, ScriptedAgent
 from ..agents.context import Context, Renderer
 from ..agents.engine import Engine
 from ..agents.models import load_policy, save_policy
+from ..agents.trajectory import Trajectory
 from ..envs import registry
 from ..envs.errors import RequestError
 from ..envs.pool import EnvPool, start_once
+from ..envs.task import Task
+from ..envs.tools import ToolEnv
 from . import session
 from .config import EnvConfig, Recipe, build, override
 from .evaluation import Evaluation, evaluate
-from .run import Run
+from .evaluation.store import open_recorder
+from .run import Run, task_keys
 
 SCRIPTED = ("expert", "random", "empty")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -38,10 +43,8 @@ def resolve_recipe(target: str, env: str) -> tuple[Recipe, Path | str | None]:
         run = Run.open(folder)
         return build(run.card["recipe"]), run.latest()[1] / "policy"
     if folder.exists() or HUB_ID.fullmatch(target):
-        context = Context(
-            goal="first", commands=True, answer="tags", max_action_tokens=256, max_tokens=8192, system=SYSTEM
-        )
-        return Recipe(name="model", env=EnvConfig(id=_env_id(env, target)), model=target, context=context), target
+        id = _env_id(env, target)
+        return Recipe(name="model", env=EnvConfig(id=id), model=target, context=_model_context(id)), target
     raise RequestError(
         f"Expected {', '.join(SCRIPTED)}, a run folder, a model folder or a hub id (owner/name), got {target!r}, "
         "where there is nothing."
@@ -49,6 +52,14 @@ def resolve_recipe(target: str, env: str) -> tuple[Recipe, Path | str | None]:
 
 
 SYSTEM = "You play a text game. Think briefly, then answer with one action between <action> and </action>."
+TOOL_SYSTEM = "You serve a user by calling tools. Think briefly, then write the next call or calls."
+
+
+def _model_context(id: str) -> Context:
+    """How a model that was not trained here plays: models write tool calls in formats of their own."""
+    if issubclass(registry.env_class(id), ToolEnv):
+        return Context(goal="first", answer="verbatim", max_action_tokens=512, max_tokens=16_384, system=TOOL_SYSTEM)
+    return Context(goal="first", commands=True, answer="tags", max_action_tokens=256, max_tokens=8192, system=SYSTEM)
 
 
 def _env_id(env: str, target: str) -> str:
@@ -74,12 +85,10 @@ def make_agent(
     return session.make_agent(recipe, sampler, Renderer(tokenizer), temperature), sampler
 
 
-async def evaluate_target(
-    target: str, *, env: str, split: str, trials: int, count: int | None, temperature: float, engine: str, seed: int,
-    params: Mapping[str, Any], console: Console,
-) -> Evaluation:  # fmt: skip
-    """Evaluate `target`; what is not given comes from the run where the target is one."""
-    recipe, policy = resolve_recipe(target, env)
+def choose_tasks(
+    recipe: Recipe, scripted: bool, env: str, split: str, count: int | None, params: Mapping[str, Any]
+) -> list[Task]:
+    """Tasks to evaluate on; what is not given is the run's, where it is the run's environment."""
     own = recipe.env
     id = registry.spec(env).id if env else own.id
     same = id == own.id
@@ -87,30 +96,46 @@ async def evaluate_target(
     tasks = registry.tasks(
         id,
         split or (own.eval_split if same else "test"),
-        count or (own.eval_tasks if policy is not None and same else DEFAULT_TASKS),
+        count or (own.eval_tasks if same and not scripted else DEFAULT_TASKS),
         **(params or (held_out if same else {})),
     )
     if not tasks:
         raise RequestError(f"{id} has no task in split {split or own.eval_split!r} here. `turnwise envs` lists sizes.")
-    missing = registry.env_class(id).unprepared(tasks)
+    return tasks
+
+
+async def evaluate_target(
+    target: str, *, env: str, split: str, trials: int, count: int | None, temperature: float, engine: str, seed: int,
+    params: Mapping[str, Any], console: Console, out: Path | None = None,
+) -> Evaluation:  # fmt: skip
+    """Evaluate `target`; what is not given comes from the run where the target is one.
+
+    With `out`, episodes are kept there as they end, and those that are there already are not played again.
+    """
+    recipe, policy = resolve_recipe(target, env)
+    tasks = choose_tasks(recipe, policy is None, env, split, count, params)
+    missing = registry.env_class(tasks[0].env).unprepared(tasks)
     if missing:
         console.print(f"compiling {len(missing)} games")
         await start_once(missing, os.cpu_count() or 1, lambda: None)
+    what = {"target": target, "trials": trials, "seed": seed, "temperature": temperature, "engine": engine,
+            "tasks": task_keys(tasks), "env": tasks[0].env, "split": tasks[0].split}  # fmt: skip
+    recorder = open_recorder(out, what) if out else None
     agent, sampler = make_agent(recipe, policy, target, temperature, engine)
     pool = EnvPool(workers=recipe.engine.env_workers)
-    bar = Progress(
-        TextColumn("episodes"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
+    done = recorder.done if recorder else []
+    columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with bar:
-            shown = bar.add_task("", total=len(tasks) * trials)
+        with Progress(*columns, console=console, transient=True) as progress, recorder or nullcontext():
+            bar = progress.add_task("", total=len(tasks) * trials, completed=len(done))
+
+            def ended(trajectory: Trajectory) -> None:
+                progress.advance(bar)
+                if recorder:
+                    recorder.add(trajectory)
+
             return await evaluate(
-                agent, tasks, pool, trials=trials, seed=seed, limits=recipe.limits, on_end=lambda _: bar.advance(shown)
+                agent, tasks, pool, trials=trials, seed=seed, limits=recipe.limits, on_end=ended, done=done
             )
     finally:
         if sampler is not None:

@@ -7,34 +7,32 @@ import os
 import shutil
 import time
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..agents.agent import Demonstrator
 from ..agents.context import Renderer
 from ..agents.engine import Engine, EngineError
 from ..agents.models import load_policy
-from ..agents.trajectory import Trajectory
 from ..envs.pool import EnvPool, start_once
 from ..envs.registry import env_class
-from . import diagnostics, sampler, session
-from .augment import demonstrations, expert_episodes, seated
-from .checkpoint import load_optimizer, load_state, load_tensors, prune, save_checkpoint
+from . import diagnostics, session
+from .checkpoint import load_optimizer, load_state, load_tensors, load_text, prune, save_checkpoint
 from .collate import encode
+from .collect import Collector, play_metrics
 from .config import ALARMS, Alarm, Recipe, build
 from .evaluation import Evaluation, compare, evaluate
-from .extract import EXPERT
+from .evaluation.intervals import Interval, success_interval
+from .extract import PROVENANCE
 from .learner import Learner
+from .replay import Store, reincarnates
 from .run import Run, environment_card, task_keys
 from .sft import imitate
 from .slots import NEEDS
-from .stats import Interval, success_interval
 
-MIN_GROUPS = 2
-"""With fewer groups that carry a signal, dynamic sampling has failed and the silent ones stay in the batch."""
+STORE = "replay.jsonl"
+"""File of a checkpoint with the episodes that outlive their step, where there are any."""
 
 
 class Reporter(Protocol):
@@ -87,6 +85,7 @@ class _Running:
     learner: Learner
     engine: Engine
     canary: list[int]
+    collector: Collector
     reporter: Reporter
 
 
@@ -165,7 +164,7 @@ async def _warm_start(recipe: Recipe, run: Run, tasks: session.Tasks, pool: EnvP
             0, "sft", {"time/sft": time.perf_counter() - started, "sft/tokens": float(sum(len(r.ids) for r in rows))}
         )
     learner = session.make_learner(recipe, model)
-    _checkpoint(recipe, run, learner, tokenizer, 0, rows[0].ids)
+    _checkpoint(recipe, run, learner, tokenizer, 0, rows[0].ids, Store())
 
 
 def _restore(recipe: Recipe, run: Run, tasks: session.Tasks, pool: EnvPool, reporter: Reporter) -> tuple[_Running, int]:
@@ -178,11 +177,11 @@ def _restore(recipe: Recipe, run: Run, tasks: session.Tasks, pool: EnvPool, repo
     if done:
         reference = load_policy(str(run.checkpoints()[0][1] / "policy"), device=model.device)[0]
     learner = session.make_learner(recipe, model, reference)
+    learner.restore(state["controllers"])
     for name, optimizer in learner.optimizers.items():
         load_optimizer(folder, name, optimizer)
     for name in learner.tensors():
         learner.load_tensors(name, load_tensors(folder, name))
-    learner.state = state["controllers"]
     renderer = Renderer(tokenizer)
     if not renderer.is_prefix_preserving():
         warnings.warn(
@@ -192,7 +191,8 @@ def _restore(recipe: Recipe, run: Run, tasks: session.Tasks, pool: EnvPool, repo
         )
     reporter.phase(f"starting {recipe.engine.kind} engine", 0)
     engine = session.make_engine(recipe, model, folder / "policy")
-    running = _Running(recipe, run, tasks, pool, renderer, learner, engine, state["canary"], reporter)
+    collector = Collector(recipe, tasks, pool, renderer, engine, learner, Store.load(load_text(folder, STORE)))
+    running = _Running(recipe, run, tasks, pool, renderer, learner, engine, state["canary"], collector, reporter)
     session.sync(engine, model, done)
     session.canary_gap(engine, model, running.canary, session.gap_limit(recipe))
     return running, done
@@ -204,13 +204,14 @@ async def _rl_step(r: _Running, step: int) -> None:
     if step not in _evaluated(r.run) and (step == 0 or (recipe.eval.every and step % recipe.eval.every == 0)):
         await _evaluate(r, step)
     began = time.perf_counter()
-    played = await _collect(r, step)
-    shown = await _experts(r, step, played)
+    if reincarnates(recipe.rl, step):
+        r.learner.reincarnate()
+    played, learned, told, more = await r.collector.collect(step)
     collected = time.perf_counter()
     if all(t.stop.is_error for t in played):
         raise EngineError(f"Step {step}: every episode failed. The first: {played[0].stop.value}, {played[0].error}")
-    extras = r.learner.needs - NEEDS.keys() | ({"provenance"} if recipe.rl.experts else set())
-    encoded = encode(seated(played, shown, recipe.rl.experts_replace), recipe.rewards, extras)
+    extras = r.learner.needs - NEEDS.keys() | {"provenance" for t in learned if t.agent in PROVENANCE}
+    encoded = encode(learned, recipe.rewards, extras)
     metrics = r.learner.update(encoded, step)
     updated = time.perf_counter()
     if metrics.get("gap/max", 0.0) > session.gap_limit(recipe):
@@ -222,89 +223,19 @@ async def _rl_step(r: _Running, step: int) -> None:
     metrics["gap/canary"] = session.canary_gap(r.engine, r.learner.model, r.canary, session.gap_limit(recipe))
     ended = time.perf_counter()
     tokens = sum(t.policy_tokens for t in played)
-    metrics |= _play_metrics(played) | diagnostics.of_episodes(played) | {
+    metrics |= more | play_metrics(played) | diagnostics.of_episodes(played) | {
         "time/rollout": collected - began, "time/update": updated - collected, "time/sync": ended - updated,
         "time/step": ended - began, "speed/episodes": len(played) / (collected - began),
         "speed/tokens": tokens / (collected - began), "speed/row_tokens": sum(encoded.lengths) / (updated - collected),
     }  # fmt: skip
-    if recipe.rl.augmentor == "ghpo":
-        metrics["hinted"] = sampler.hinted(played)
+    if told:
+        r.run.record(step + 1, "retry", {}, told)
     r.run.record(step + 1, "train", metrics, played)
     evaluated = _keeps_best(recipe) and recipe.eval.every and (step + 1) % recipe.eval.every == 0
     if (step + 1) % recipe.checkpoint_every == 0 or evaluated or step + 1 == recipe.rl.steps:
-        _checkpoint(recipe, r.run, r.learner, r.renderer.tokenizer, step + 1, r.canary)
+        _checkpoint(recipe, r.run, r.learner, r.renderer.tokenizer, step + 1, r.canary, r.collector.store)
     r.reporter.step(step + 1, recipe.rl.steps, metrics | {"time/total": time.perf_counter() - started})
     _watch(r, step + 1)
-
-
-async def _collect(r: _Running, step: int) -> list[Trajectory]:
-    """Groups of episodes of this step's tasks, drawn by (seed, step).
-
-    With `rl.dynamic_sampling`, groups whose episodes all scored the same are played but not learned
-    from, and further tasks are drawn, at most that many times (DAPO, arXiv 2503.14476).
-    """
-    recipe, rl, tasks = r.recipe, r.recipe.rl, r.tasks.at(step)
-    state = r.learner.state
-    order = sampler.task_order(rl, recipe.seed, step, tasks, state)
-    agent = session.make_agent(recipe, r.engine, r.renderer, rl.temperature)
-    pool = sampler.shaped_pool(rl, step, r.pool)
-    telling: list[Trajectory] = []
-    silent: list[Trajectory] = []
-    drawn = 0
-    for _ in range(1 + rl.dynamic_sampling):
-        chosen = order[drawn : drawn + rl.tasks_per_step - _groups(telling)]
-        episodes = sampler.episodes(rl, recipe.seed, step, tasks, chosen, state, drawn)
-        played = await sampler.play(
-            agent, episodes, pool, recipe.limits, rl, r.learner.params.get("hbpo_longest", 4096)
-        )
-        drawn += len(chosen)
-        signal = {t.group for t in played if _has_signal(t.group, played)}
-        telling += [t for t in played if t.group in signal]
-        silent += [t for t in played if t.group not in signal]
-        if _groups(telling) >= rl.tasks_per_step or drawn == len(order):
-            break
-    r.learner.state = sampler.remember(rl, step, sorted(telling + silent, key=_place), state)
-    if rl.augmentor == "ghpo":
-        expert = Demonstrator(EXPERT, recipe.context, r.renderer)
-        everything = sorted(telling + silent, key=_place)
-        return await sampler.with_hints(agent, everything, pool, recipe.limits, rl, recipe.seed, step, expert)
-    return telling if rl.dynamic_sampling and _groups(telling) >= MIN_GROUPS else sorted(telling + silent, key=_place)
-
-
-async def _experts(r: _Running, step: int, played: Sequence[Trajectory]) -> list[Trajectory]:
-    """Demonstrations that join the groups of `played`: in the batch, not in the records and metrics of play."""
-    recipe = r.recipe
-    episodes = expert_episodes(played, recipe.rl, recipe.seed, step) if recipe.rl.experts else []
-    return await demonstrations(episodes, recipe.context, r.renderer, r.pool, recipe.limits)
-
-
-def _place(t: Trajectory) -> tuple[int, int]:
-    return t.group, t.copy_index
-
-
-def _groups(played: Sequence[Trajectory]) -> int:
-    return len({t.group for t in played})
-
-
-def _has_signal(group: int, played: Sequence[Trajectory]) -> bool:
-    return len({t.score for t in played if t.group == group and not t.stop.is_error}) > 1
-
-
-def _play_metrics(played: Sequence[Trajectory]) -> dict[str, float]:
-    """What a step's episodes were like; shares are of episodes or of turns."""
-    turns = [turn for t in played for turn in t.turns]
-    groups = {t.group for t in played}
-    count = len(played)
-    metrics = {
-        "success": sum(t.success for t in played) / count,
-        "score": sum(t.score / t.max_score for t in played) / count,
-        "turns": len(turns) / count,
-        "valid": sum(t.valid for t in turns) / max(1, len(turns)),
-        "admissible": sum(t.admissible for t in turns) / max(1, len(turns)),
-        "zero_signal_groups": sum(not _has_signal(g, played) for g in groups) / len(groups),
-    }
-    reasons = Counter(t.stop.value for t in played)
-    return metrics | {f"stop/{reason}": n / count for reason, n in reasons.items()}
 
 
 async def _evaluate(r: _Running, step: int) -> None:
@@ -372,10 +303,15 @@ def _evaluated(run: Run) -> set[int]:
     return {step for step, _ in run.metrics().get("eval/success", [])}
 
 
-def _checkpoint(recipe: Recipe, run: Run, learner: Learner, tokenizer: Any, step: int, canary: Sequence[int]) -> None:
+def _checkpoint(
+    recipe: Recipe, run: Run, learner: Learner, tokenizer: Any, step: int, canary: Sequence[int], store: Store
+) -> None:
     state = {"step": step, "controllers": learner.state, "canary": list(canary)[: session.CANARY_TOKENS]}
     folder = run.folder / "checkpoints"
-    save_checkpoint(folder / f"step-{step}", learner.model, tokenizer, learner.optimizers, learner.tensors(), state)
+    save_checkpoint(
+        folder / f"step-{step}", learner.model, tokenizer, learner.optimizers, learner.tensors(), state,
+        {STORE: text} if (text := store.dump()) else {},
+    )  # fmt: skip
     prune(folder, spare=best_checkpoint(run)[0] if _keeps_best(recipe) else None)
 
 

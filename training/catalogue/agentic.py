@@ -6,8 +6,10 @@ Shapes: B rows, T tokens, M trajectories, N turns. All statistics are over the w
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Sequence
 from difflib import SequenceMatcher
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +31,10 @@ from ..parameters import Range
 from ..slots import Algorithm, Part
 
 AmplifyRule = Literal["paper", "code"]
+RetryBy = Literal["policy", "rule"]
+OUTCOMES = ("success", "success_but_inefficient", "failure")
+BRACES = 8
+"""A text of nothing but braces must not cost time."""
 
 # ---------------------------------------------------------------- states that look alike
 
@@ -180,6 +186,62 @@ def from_pivot(ratio_BT: Tensor, adv_BT: Tensor, logp_BT: Tensor, batch: Batch) 
     return (batch.turn >= batch.extra("pivot")[:, None]).to(ratio_BT.dtype)
 
 
+# ---------------------------------------------------------------- retries
+
+
+def retry_plan(
+    reflection: str, turn_rewards: Sequence[float], success: bool, *, retry_by: RetryBy = "policy"
+) -> dict[str, Any]:
+    """{"outcome", "pivot", "advice"}: from which turn an episode is tried again, and with what advice; pivot None: not.
+
+    policy: by the JSON object in `reflection`, which names `trajectory_outcome`, `retry_from_step` within the episode
+    and `improvement_suggestion`; a reflection that lacks one of them, or says success, leads to no retry. rule: a
+    lost episode from its first turn without a reward, without advice, for policies that cannot write. Unit:
+    trajectory. R3L (Reflect-then-Retry); the rule is ours.
+    """
+    if retry_by == "rule":
+        first = next((turn for turn, reward in enumerate(turn_rewards) if reward <= 0), 0)
+        return {"outcome": OUTCOMES[0] if success else OUTCOMES[2], "pivot": None if success else first, "advice": ""}
+    found = _first_object(reflection)
+    outcome, pivot = found.get("trajectory_outcome"), found.get("retry_from_step")
+    advice = found.get("improvement_suggestion")
+    if outcome not in OUTCOMES:
+        return {"outcome": None, "pivot": None, "advice": ""}
+    sound = type(pivot) is int and 0 <= pivot < len(turn_rewards) and isinstance(advice, str) and advice.strip()
+    if outcome == OUTCOMES[0] or not sound:
+        return {"outcome": outcome if outcome == OUTCOMES[0] else None, "pivot": None, "advice": ""}
+    return {"outcome": outcome, "pivot": pivot, "advice": " ".join(str(advice).split())}
+
+
+def _first_object(text: str) -> dict[str, Any]:
+    """The JSON object that begins at one of the first `BRACES` opening braces of a text, {} where none does."""
+    decoder, start = json.JSONDecoder(), -1
+    for _ in range(BRACES):
+        start = text.find("{", start + 1)
+        if start < 0:
+            break
+        try:
+            return decoder.raw_decode(text, start)[0]
+        except (ValueError, RecursionError):
+            continue
+    return {}
+
+
+def retry_lessons(
+    base: Sequence[float], retry: Sequence[float] | None, outcome: str | None, *, imitate_lessons: bool = True
+) -> list[str]:
+    """What else of an episode is imitated, as trajectories of reward 1 in groups of their own.
+
+    `base` and `retry` are (1 if it won, turns). Reflection and guided retry where the retry won and the base did not,
+    or took more turns; the reflection alone where it rightly said that the base won. Unit: trajectory. R3L.
+    """
+    if not imitate_lessons:
+        return []
+    if retry is not None and retry[0] and (not base[0] or retry[1] < base[1]):
+        return ["reflection", "retry"]
+    return ["reflection"] if base[0] and outcome == OUTCOMES[0] else []
+
+
 # ---------------------------------------------------------------- rows
 
 ROWS = (
@@ -221,8 +283,9 @@ ROWS = (
         params={"aggregator": "seq_mean_token_mean"},
         needs=frozenset({"group_complete", "pivot"}),
         source="Paper: a 3, no ratio, no clip, no KL.",
-        left_out="Reflecting and retrying: the update side only, every episode of a run has pivot 0. The code's "
-        "1 / (1 + tau) on the loss, its KL and entropy terms, which contradict the paper.",
+        left_out="Reflecting and retrying are the part reflect_retry: set rl.augmentor=reflect_retry, without it every "
+        "episode has pivot 0. The code's 1 / (1 + tau) on the loss, its KL and entropy terms, which contradict the "
+        "paper.",
     ),
 )
 
@@ -237,6 +300,18 @@ PARTS = (
          needs=frozenset({"entropy", "batch_stats"})),
     Part("standardised", "modulators", standardised, needs=frozenset({"batch_stats"})),
     Part("carried_ratio", "modulators", carried_ratio, unit="turn", needs=frozenset({"turn_by_turn"})),
+    Part(
+        "reflect_retry", "augmentor", retry_plan, "R3L: Reflect-then-Retry reinforcement learning",
+        source="Authors' code: keys of the reflection, half of a group retried, advice as a system message.",
+        left_out="In a run: rl.augmentor=reflect_retry, with any row; half of rl.samples_per_task are first attempts. "
+        "The policy writes the reflection, reading its episode and the score; retries go back to the turn, are played "
+        "with the advice and learned from without it. `retry_lessons` says what is imitated besides. Stopping after "
+        "the same action three times.",
+    ),
+    Part(
+        "retry_lessons", "augmentor", retry_lessons, "R3L: Reflect-then-Retry reinforcement learning",
+        source="Authors' code.", left_out="In a run: with rl.augmentor=reflect_retry. Nothing known.",
+    ),
     Part("amplified", "estimator", amplified, needs=frozenset({"group_complete"})),
     Part("from_pivot", "guards", from_pivot, unit="turn", needs=frozenset({"pivot"})),
 )  # fmt: skip
@@ -255,6 +330,8 @@ MEANING = {
     "amplify": "α: weight of positive advantages",
     "amplify_rule": "what the best return gets: α (paper) or 1 (code)",
     "epo_mean": "what EPO averages entropy over: tokens in turns in trajectories, or all tokens alike",
+    "retry_by": "who says from where an episode is retried: the policy's reflection, or a rule without advice",
+    "imitate_lessons": "also imitate guided retries that won and the reflections that led there",
     "correct_at": "return from which a trajectory counts as solved",
 }
 RANGES = {

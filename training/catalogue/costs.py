@@ -7,11 +7,12 @@ both views of the rewards by one factor per trajectory, so that a wrong answer (
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ...agents.context import Mode
 from ..batch import Batch, segment_mean
 from ..credit import Rewards, scaled
 from ..parameters import Range
@@ -19,6 +20,7 @@ from ..regularizers import State
 from ..slots import Part
 
 OTCVariant = Literal["grpo", "ppo"]
+MODE_NAMES: tuple[str, ...] = get_args(Mode)
 MashPenalty = Literal["exp", "otc", "otc_strict", "linear"]
 
 # ---------------------------------------------------------------- factors by number of calls
@@ -106,15 +108,26 @@ def adaptive_mode(
     """R' = R (1 - p^alpha) where a mode other than instant was chosen freely on an easy question, else R.
 
     p is the share solved among the question's forced instant rollouts; a question is easy from p = `easy_at` on. Forced
-    rollouts never change. Unit: trajectory. A2FM's adaptive policy optimization.
+    rollouts never change; a free one that names no mode has the format wrong and gets 0. Unit: trajectory. A2FM's
+    adaptive policy optimization.
     """
     traj = batch.trajectories
     mode_M, forced_M = (batch.extra(name)[traj.first_row_M] for name in ("mode", "forced"))
     solved_M = _solved(rewards, correct_at).to(rewards.trajectory_M.dtype)
     instant_M = torch.where((mode_M == 0) & (forced_M != 0), traj.group_M, -1)
     p_M = segment_mean(solved_M, instant_M, traj.groups)[traj.group_M]
-    dear_M = (mode_M != 0) & (forced_M == 0) & (p_M >= easy_at)
-    return scaled(rewards, batch, torch.where(dear_M, 1 - p_M**mode_power, 1.0))
+    free_M = forced_M == 0
+    factor_M = torch.where(free_M & (mode_M > 0) & (p_M >= easy_at), 1 - p_M**mode_power, 1.0)
+    return scaled(rewards, batch, torch.where(free_M & (mode_M < 0), 0.0, factor_M))
+
+
+def forced_modes(copies: int, *, forced_per_mode: int = 3) -> list[str]:
+    """The mode that each copy of a group is given, "" where it chooses: `forced_per_mode` of each of the three first.
+
+    Unit: group. A2FM's adaptive policy optimization.
+    """
+    given = [mode for mode in MODE_NAMES for _ in range(forced_per_mode)]
+    return [*given, *[""] * copies][:copies]
 
 
 def fewest_by_trajectory(batch: Batch, rewards: Rewards, correct_at: float) -> Tensor:
@@ -197,7 +210,16 @@ PARTS = (
         needs=frozenset({"group_complete", "mode", "forced"}),
         source="Secondary notes: alpha 2, 3 forced rollouts per mode.",
         left_out="How accuracy, format and this factor combine is not published (product here), nor when a "
-        "question is easy. The modes themselves: episodes must say which one they used and whether it was forced.",
+        "question is easy. In a run: rl.augmentor=a2fm and context.modes; what a mode means is for the system message "
+        "and the policy, here it is the word that the first answer opens with.",
+        status="formula only",
+    ),
+    Part(
+        "forced_modes", "augmentor", forced_modes,
+        "A2FM: adaptive agent foundation model, adaptive policy optimization",
+        source="Secondary notes: 3 forced rollouts per mode and 3 free ones.",
+        left_out="In a run: rl.augmentor=a2fm gives the mode's word as the opening of the first answer, which is not "
+        "trained on.",
         status="formula only",
     ),
     Part(
@@ -221,16 +243,17 @@ MEANING = {
     "mash_lambda": "λ: factor per further search",
     "mash_max_calls": "most searches allowed",
     "mode_power": "α: how fast the reward falls with how easy the question is",
+    "forced_per_mode": "ρ: episodes of a group that are given each mode",
     "easy_at": "share of forced instant successes from which a question is easy",
     "aspo_delta": "δ: advantage per answer length that the first call comes later; negative rewards early calls",
     "aspo_bound": "k: largest change in units of the advantage",
 }
 RANGES = {
     "otc_max_calls": Range(1), "otc_alpha": Range(0.0), "mash_lambda": Range(0.0, 1.0), "mash_max_calls": Range(0),
-    "mode_power": Range(0.0), "easy_at": Range(0.0, 1.0), "aspo_bound": Range(0.0, 1.0),
+    "forced_per_mode": Range(1), "mode_power": Range(0.0), "easy_at": Range(0.0, 1.0), "aspo_bound": Range(0.0, 1.0),
 }  # fmt: skip
 EXTRAS = {
-    "mode": "[B] mode the episode used: 0 instant, 1 reasoning, 2 agentic",
+    "mode": "[B] mode the episode used: 0 instant, 1 reasoning, 2 agentic, -1 named none",
     "forced": "[B] 1 where the mode was forced",
     "first_call": "[B] action tokens of the trajectory before its first call ends; below 0: no call",
 }

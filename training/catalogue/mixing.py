@@ -1,6 +1,7 @@
 """Expert and own samples in one update: what an expert token is worth, and how the sources share the loss.
 
-Shapes: B rows, T tokens, M trajectories. Rows of `provenance` 0 are the policy's own, all others come from elsewhere.
+Shapes: B rows, T tokens, M trajectories. Rows whose provenance is in `batch.OWN` are the policy's own, all others come
+from elsewhere.
 
 Every gradient here is  keep * (1 / pi_ref) * A * grad pi  (unified view, arXiv 2509.04419); c = keep * pi / pi_ref * A:
 
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..aggregate import SequenceUnit
-from ..batch import Batch, segment_mean, segment_sum
+from ..batch import Batch, own_rows, segment_mean, segment_sum
 from ..coefficients import Factor
 from ..credit import Credit, Rewards, StatsUnit, group_relative, needed
 from ..parameters import Range
@@ -43,7 +44,7 @@ def own_group_relative(
 
     What is imitated needs no advantage. `group_relative` says the rest.
     """
-    own_B = batch.extra("provenance") == 0
+    own_B = own_rows(batch)
     adv_BT = torch.zeros_like(rewards.token_BT)
     if not (batch.mask & own_B[:, None]).any():
         return Credit(adv_BT)
@@ -99,7 +100,7 @@ def entropy_positives(
     adv_BT: Tensor, batch: Batch, *, srft_own: float = 0.1, unit: SequenceUnit = "trajectory"
 ) -> Tensor:
     """A -> srft_own exp(H) A where A > 0 on the policy's own rows: wins count by how unsure the policy was. SRFT."""
-    own_BT = (batch.extra("provenance") == 0)[:, None] & (adv_BT > 0)
+    own_BT = own_rows(batch)[:, None] & (adv_BT > 0)
     return torch.where(own_BT, srft_own * _mean_entropy(batch, unit).exp() * adv_BT, adv_BT)
 
 
@@ -180,7 +181,7 @@ def _shares(batch: Batch, own: Tensor | float, other: Tensor | float) -> Tensor:
 
 
 def _others(batch: Batch) -> Tensor:
-    return batch.extra("provenance") > 0
+    return ~own_rows(batch)
 
 
 # ---------------------------------------------------------------- collect side
@@ -281,8 +282,8 @@ ROWS = (
         params={"normalize": False, "aggregator": "seq_sum_norm"},
         needs=_MIXED,
         source="Authors' code: g 0.1, no clip, no std, no KL, constant length divisor; 7 samples and 1 refinement.",
-        left_out="Writing critiques and refinements: refined rows come as provenance 3, or rl.experts puts "
-        "demonstrations in their place.",
+        left_out="Refinements are retries (rl.augmentor=reflect_retry): half of a group instead of one in eight, the "
+        "critique is the policy's own reflection. Or rl.experts puts demonstrations in their place.",
     ),
 )
 

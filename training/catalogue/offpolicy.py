@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -200,6 +201,38 @@ def kl_convex(
     return remix_kl * (update.weights.policy_BT * (share * base_BT + (1 - share) * last_BT)).sum()
 
 
+def mix_policies(
+    ages: Sequence[int],
+    slots: int,
+    draw: str,
+    *,
+    replay_share: float = 0.4,
+    replay_back: int = 2,
+    reincarnate_at: int | None = None,
+) -> list[int]:
+    """Indices of stored groups that take the place of fresh ones in a step of `slots` groups.
+
+    `ages` are the steps since each group was played. Each slot is old with probability `replay_share`: a policy
+    1 to `replay_back` steps old is drawn evenly among those stored, then one of its groups, none twice; one slot at
+    least stays fresh. The same `draw` gives the same answer. At step `reincarnate_at` the policy becomes its own
+    reference, replay ends and each batch is passed over once. Unit: group. Mix-PPG of ReMix, arXiv 2507.06892.
+    """
+    rng = random.Random(draw)
+    left: dict[int, list[int]] = {}
+    for index, age in enumerate(ages):
+        if 1 <= age <= replay_back:
+            left.setdefault(age, []).append(index)
+    chosen: list[int] = []
+    for _ in range(slots):
+        old = rng.random() < replay_share
+        if old and left and len(chosen) < slots - 1:
+            age = rng.choice(sorted(left))
+            chosen.append(left[age].pop(rng.randrange(len(left[age]))))
+            if not left[age]:
+                del left[age]
+    return chosen
+
+
 # ---------------------------------------------------------------- rows
 
 _GROUP = frozenset({"group_complete"})
@@ -262,9 +295,10 @@ ROWS = (
         controllers=(count_steps,),
         needs=_GROUP | {"ref_logp", "logp_replay"},
         source="Secondary notes: clip 0.2, lambda(t) from step 50 down to 0.5. The weight of the KL is ours.",
-        left_out="Drawing old trajectories (probability 0.4, two policies back), updates-to-data 2 and policy "
-        "reincarnation belong to the outer loop, which only plays fresh episodes: there logp_replay is the sampling "
-        "engine's. KL to the previous policy is to the one that opened the update, unless extras give logp_previous.",
+        left_out="Old trajectories are rl.replay=remix (part mix_policies: probability 0.4, two policies back), "
+        "updates-to-data 2 is rl.epochs=2, policy reincarnation rl.collect_params.reincarnate_at; without rl.replay "
+        "the data is fresh. KL to the previous policy is to the one that opened the update, unless extras give "
+        "logp_previous.",
         status="formula only",
     ),
 )
@@ -277,6 +311,14 @@ PARTS = (
          source="Paper: temperature 1.", left_out="Nothing known."),
     Part("red_drop", "estimator", red_drop, f"{_REC}: RED (arXiv 2509.24203)", needs=_GROUP,
          source="Authors' code: no std.", left_out="Nothing known."),
+    Part(
+        "mix_policies", "replay", mix_policies, "ReMix: squeezing the soaked sponge (arXiv 2507.06892)", "trajectory",
+        source="Secondary notes: probability 0.4, two policies back, reincarnation at step 50 or 100.",
+        left_out="In a run: rl.replay=remix, with an algorithm that knows who sampled a token: remix, or any with "
+        "params.ratio_base=rollout or a behaviour weight. Whole groups are drawn, so that a baseline stays one of "
+        "its own policy, and they are played episodes saved, not added.",
+        status="formula only",
+    ),
     Part("kl_convex", "terms", kl_convex, unit="token", needs=frozenset({"ref_logp"})),
 )  # fmt: skip
 
@@ -291,6 +333,9 @@ MEANING = {
     "opmd_tau": "τ: pull to the policy that opened the update",
     "asymre_shift": "how far the baseline lies below the mean",
     "red_temperature": "T: advantage by which a sample's weight grows e-fold; None: off",
+    "replay_share": "p: probability that a group of a step is one of an earlier policy",
+    "replay_back": "N: age in steps of the oldest policy whose groups are kept",
+    "reincarnate_at": "step at which the policy becomes its own reference and goes on on-policy; None: never",
     "remix_kl": "weight of the convex KL",
     "remix_start": "step from which the base's share falls",
     "remix_floor": "smallest share of the base",
@@ -301,6 +346,9 @@ RANGES = {
     "opmd_baseline_tau": Range(1e-6),
     "opmd_tau": Range(0.0),
     "red_temperature": Range(1e-6),
+    "replay_share": Range(0.0, 1.0),
+    "replay_back": Range(1),
+    "reincarnate_at": Range(1),
     "remix_kl": Range(0.0),
     "remix_start": Range(0),
     "remix_floor": Range(0.0, 1.0),

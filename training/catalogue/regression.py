@@ -6,6 +6,7 @@ c = -dL/dlogp in units of the row's aggregator, and as surrogate the loss itself
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -215,6 +216,18 @@ def _whole(c_BT: Tensor, loss_BT: Tensor) -> Factor:
     return Factor(c_BT, torch.ones_like(c_BT, dtype=torch.bool), loss_BT)
 
 
+def near_mastered(
+    pass_rate: Sequence[float], *, mastered_at: float = 0.75, start_tasks: int = 32, start_rows: int = 8
+) -> dict[str, list[int]]:
+    """Which tasks are `kept`, won at a rate of `mastered_at` or more before RL, and which are to be explored.
+
+    Of `start_tasks` tasks played before RL the won episodes of the kept ones are held on to, `start_rows` of them in
+    each step's batch. Unit: task. DPH-RL; the threshold is ours.
+    """
+    kept = [index for index, rate in enumerate(pass_rate) if rate >= mastered_at]
+    return {"kept": kept, "explored": [index for index in range(len(pass_rate)) if index not in set(kept)]}
+
+
 # ---------------------------------------------------------------- rows
 
 _PAIRS = frozenset({"group_complete", "whole_minibatch", "unit_complete"})
@@ -280,9 +293,16 @@ ROWS = (
 
 PARTS = (
     Part(
-        "dph_rl", "expert", divergence_to_start, "DPH-RL: the choice of divergence", "token", frozenset({"logp_pi0"}),
+        "dph_rl", "expert", divergence_to_start, "DPH-RL: the choice of divergence", "token",
+        frozenset({"logp_pi0", "provenance"}),
         source="Authors' code: eta 0.01 to 0.05 (forward), 0.05 to 0.2 (JS); alpha 0.2.",
-        left_out="Collecting the near-mastered prompts: rows of provenance > 0 must carry logp_pi0.",
+        left_out="In a run: rl.replay=dph_rl (part near_mastered) adds episodes that the policy won before RL. Tasks "
+        "that are near-mastered are not taken out of what RL explores.",
+    ),
+    Part(
+        "near_mastered", "replay", near_mastered, "DPH-RL: the choice of divergence",
+        source="Numbers are ours.", left_out="In a run: rl.replay=dph_rl, with slots.expert=dph_rl.",
+        status="formula only",
     ),
     Part("kl_to_old", "terms", kl_to_old, unit="token"),
 )  # fmt: skip
@@ -297,12 +317,16 @@ MEANING = {
     "trpa_beta": "β: slope of the preference",
     "top_weight": "weight of pairs whose winner is of level 1",
     "dph_eta": "η: weight of the divergence to the start",
+    "mastered_at": "share of wins before RL from which a task counts as nearly mastered",
+    "start_tasks": "tasks played before RL",
+    "start_rows": "episodes from before RL in each step's batch",
     "divergence": "which divergence: forward KL, Jensen-Shannon, alpha",
     "dph_alpha": "α of the alpha divergence",
     "kl_old_coef": "weight of KL to the policy that opened the update",
 }
 RANGES = {
     "rho": Range(0.0), "reward_floor": Range(0.0), "reward_power": Range(0.0), "copg_beta": Range(0.0),
+    "mastered_at": Range(0.0, 1.0), "start_tasks": Range(1), "start_rows": Range(1),
     "direct_beta": Range(0.0), "trpa_beta": Range(0.0), "top_weight": Range(0.0), "dph_eta": Range(0.0),
     "dph_alpha": Range(0.0, 1.0, high_open=True), "kl_old_coef": Range(0.0),
 }  # fmt: skip

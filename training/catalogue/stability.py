@@ -7,6 +7,7 @@ objective per unit of advantage; the surrogate of each is a true antiderivative,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def soft_gate(
 def tapered(ratio_BT: Tensor, adv_BT: Tensor, logp_BT: Tensor) -> Factor:
     """c = A where A >= 0, A min(r, 1) where A < 0: losses are forgotten as they fade, wins never.
 
-    L = -A (1 + log r) where A >= 0 or r > 1, -A r otherwise. TOPR, arXiv 2503.14499. The ratio is that of the row's
+    L = -A (1 + log r) where A >= 0 or r > 1, -A r otherwise. TOPR, arXiv 2503.14286. The ratio is that of the row's
     ratio slot: per token as its implementation has it; the paper's product over the answer is `product_ratio`.
     """
     faded_BT = (adv_BT < 0) & (ratio_BT < 1)
@@ -68,7 +69,7 @@ def product_ratio(
 ) -> Tensor:
     """prod over the unit's action tokens of exp(logp - base), the same on each; log clamped to +-20.
 
-    The importance weight of a whole answer; TOPR, arXiv 2503.14499.
+    The importance weight of a whole answer; TOPR, arXiv 2503.14286.
     """
     index_BT, count = batch.unit_index(unit)
     total = segment_sum(log_ratio(logp_BT, batch, ratio_base).flatten(), index_BT.flatten(), count)
@@ -157,23 +158,44 @@ def offpolicy_mask(
     return (~((adv_BT < 0) & left_BT)).to(ratio_BT.dtype)
 
 
+class Moments(NamedTuple):
+    """Adam's state on rows of the output layer, ascending: what a further gradient would meet."""
+
+    first_NKH: Tensor
+    second_NKH: Tensor
+    betas: tuple[float, float]
+    step: float
+    """Updates so far."""
+    eps: float
+
+    def direction(self, grad_NKH: Tensor) -> Tensor:
+        """Adam's step per unit of learning rate if each gradient alone came next, bias-corrected."""
+        (b1, b2), t = self.betas, self.step + 1
+        first = (b1 * self.first_NKH + (1 - b1) * grad_NKH) / (1 - b1**t)
+        second = (b2 * self.second_NKH + (1 - b2) * grad_NKH**2) / (1 - b2**t)
+        return first / (second.sqrt() + self.eps)
+
+
 def curvature(
-    hidden_NH: Tensor, prob_NV: Tensor, token_N: Tensor, adv_N: Tensor, lr: float, scale_VH: Tensor | None = None
+    hidden_NH: Tensor, prob_NK: Tensor, token_N: Tensor, adv_N: Tensor, lr: float, moments: Moments | None = None
 ) -> tuple[Tensor, Tensor]:
     """(m_H, m_F), each [N]: what one optimiser step on a token does to the objective and to the policy.
 
-    Only the output layer moves, logits = W h: v = e_a - pi, token gradient g = A v h^T, step g^ = scale * g (1: SGD;
-    1 / (sqrt(second moment) + eps): Adam), u = g^ h.
+    Only the output layer moves, logits = W h: v = e_a - pi, token gradient g = A v h^T, step g^ = Adam(g) from its
+    `moments` (without: SGD, g^ = g), u = g^ h. K: the vocabulary, or its likeliest tokens; `token_N`: the column of a.
         m_H = lr <g, g^> + lr^2 / 2 A [(v.u)^2 - u^T (diag(pi) - pi pi^T) u],   m_F = lr^2 / 2 (v.u)^2
     CAPO, arXiv 2510.00819.
     """
-    score_NV = -prob_NV.clone()
-    score_NV[torch.arange(len(token_N), device=token_N.device), token_N] += 1.0
-    square_NH = hidden_NH**2
-    reach = square_NH.sum(1, keepdim=True) if scale_VH is None else square_NH @ scale_VH.T
-    move_NV = adv_N[:, None] * score_NV * reach
-    along_N = (score_NV * move_NV).sum(1)
-    spread_N = (prob_NV * move_NV**2).sum(1) - (prob_NV * move_NV).sum(1) ** 2
+    score_NK = -prob_NK.clone()
+    score_NK[torch.arange(len(token_N), device=token_N.device), token_N] += 1.0
+    grad_NK = adv_N[:, None] * score_NK
+    if moments is None:
+        move_NK = grad_NK * (hidden_NH**2).sum(1, keepdim=True)
+    else:
+        grad_NKH = grad_NK[:, :, None] * hidden_NH[:, None, :]
+        move_NK = (moments.direction(grad_NKH) * hidden_NH[:, None, :]).sum(2)
+    along_N = (score_NK * move_NK).sum(1)
+    spread_N = (prob_NK * move_NK**2).sum(1) - (prob_NK * move_NK).sum(1) ** 2
     hessian_N = lr * adv_N * along_N + lr**2 / 2 * adv_N * (along_N**2 - spread_N)
     return hessian_N, lr**2 / 2 * along_N**2
 
@@ -210,7 +232,7 @@ ROWS = (
     ),
     Algorithm(
         "topr",
-        "Tapered Off-Policy REINFORCE (arXiv 2503.14499)",
+        "Tapered Off-Policy REINFORCE (arXiv 2503.14286)",
         "trajectory",
         group_relative,
         stability=tapered,
@@ -253,11 +275,13 @@ PARTS = (
         curvature_guard,
         "CAPO: curvature-aware policy optimization (arXiv 2510.00819)",
         "token",
-        frozenset({"m_H", "m_F"}),
+        frozenset({"curvature"}),
         source="Authors' code: tau_H 0.01, tau_F 1e-4 (Dr. CAPO 5e-4 / 1e-3, ReinCAPO 0.1 / 1e-5) at learning rate "
         "1.5e-5.",
-        left_out="A run cannot fill m_H and m_F yet: they need the last hidden state, the probabilities of the "
-        "vocabulary and the optimiser's moments per token. `curvature` computes them from these.",
+        left_out="Only the output layer is modelled, as in the paper, on the likeliest tokens and the sampled one "
+        "(32, ours). Moments are the trainer's own; before the optimiser's first step there are none, and the step is "
+        "plain SGD, as in the authors' code. Thresholds fit a learning rate of 1.5e-5; m_H grows with it, m_F with its "
+        "square.",
     ),
 )
 
@@ -285,6 +309,9 @@ RANGES = {
     "bapo_step": Range(1e-3),
     "capo_hessian": Range(0.0),
     "capo_fisher": Range(0.0),
+}
+NEEDS = {
+    "curvature": "hidden states, probabilities of the vocabulary and the optimiser's moments: a forward pass more",
 }
 EXTRAS = {
     "m_H": "[B, T] CAPO: change of the objective by an optimiser step on the token alone",

@@ -9,13 +9,14 @@ from ...envs.errors import RequestError, UnknownName
 from ..config import Recipe
 from .alfworld import alfworld_six, alfworld_small
 from .scienceworld import scienceworld_small
-from .textworld import textworld_small
+from .textworld import textworld_grid, textworld_small
 from .toy import toy
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "alfworld_six": alfworld_six,
     "alfworld_small": alfworld_small,
     "scienceworld_small": scienceworld_small,
+    "textworld_grid": textworld_grid,
     "textworld_small": textworld_small,
     "toy": toy,
 }

@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..agents.agent import Agent
-from ..agents.rollout import Episode, Limits, Pool, episode_seed, rollout
-from ..agents.trajectory import Trajectory
-from ..envs.task import Task
-from .stats import Interval, paired_difference, success_interval
+from ...agents.agent import Agent
+from ...agents.rollout import Episode, Limits, Pool, episode_seed, rollout
+from ...agents.trajectory import Trajectory
+from ...envs.core import StopReason
+from ...envs.task import Task
+from .intervals import Interval, mean_interval, paired_difference, success_interval
+from .process import Process, of_episodes
+from .repeated import Repeated, repeated
 
 
 class Evaluation(NamedTuple):
@@ -22,6 +25,11 @@ class Evaluation(NamedTuple):
     success: Interval
     successes: dict[str, list[bool]]
     """Task key -> outcome of each trial; trials that ended in an error are left out and counted below."""
+    score: Interval
+    """Final score as a share of the largest one, over the same trials: a partial score is no success."""
+    repeats: Repeated | None
+    """pass@k, pass^k and the scatter of runs; None with one trial a task."""
+    process: Process
     by_stop_reason: dict[str, int]
     cost: dict[str, float]
     trajectories: list[Trajectory]
@@ -33,10 +41,18 @@ class Evaluation(NamedTuple):
             "split": self.split,
             "tasks": len(self.successes),
             "trials": self.trials,
-            "success": {"mean": self.success.mean, "low": self.success.low, "high": self.success.high},
+            "success": _bounds(self.success),
+            "score": _bounds(self.score),
+            "repeats": self.repeats._asdict() if self.repeats else None,
+            "process": self.process._asdict(),
+            "errors": sum(n for reason, n in self.by_stop_reason.items() if StopReason(reason).is_error),
             "by_stop_reason": self.by_stop_reason,
             "cost": self.cost,
         }
+
+
+def _bounds(i: Interval) -> dict[str, float]:
+    return {"mean": i.mean, "low": i.low, "high": i.high}
 
 
 async def evaluate(
@@ -48,23 +64,32 @@ async def evaluate(
     seed: int = 0,
     limits: Limits | None = None,
     on_end: Callable[[Trajectory], None] | None = None,
+    done: Sequence[Trajectory] = (),
 ) -> Evaluation:
-    """Play every task `trials` times; the same seed gives two agents the same games and the same dice."""
+    """Play every task `trials` times; the same seed gives two agents the same games and the same dice.
+
+    `done` are episodes of an evaluation that was interrupted: they are counted and not played again.
+    """
+    finished = {(t.task.key, t.copy_index): t for t in done}
     episodes = [
         Episode(task, group, copy, episode_seed("eval", seed, task.key, copy))
         for group, task in enumerate(tasks)
         for copy in range(trials)
     ]
-    played = await rollout(agent, episodes, pool, limits, on_end=on_end)
-    return summarise(played, trials)
+    left = [e for e in episodes if (e.task.key, e.copy_index) not in finished]
+    for t in await rollout(agent, left, pool, limits, on_end=on_end):
+        finished[t.task.key, t.copy_index] = t
+    return summarise([finished[e.task.key, e.copy_index] for e in episodes], trials)
 
 
 def summarise(played: Sequence[Trajectory], trials: int) -> Evaluation:
     """An evaluation from its episodes."""
     successes: dict[str, list[bool]] = {t.task.key: [] for t in played}
+    scores: dict[str, list[float]] = {key: [] for key in successes}
     for t in played:
         if not t.stop.is_error:
             successes[t.task.key].append(t.success)
+            scores[t.task.key].append(t.score / t.max_score)
     count = max(1, len(played))
     cost = {
         "episodes": float(len(played)),
@@ -77,6 +102,7 @@ def summarise(played: Sequence[Trajectory], trials: int) -> Evaluation:
     first = played[0].task
     return Evaluation(
         first.env, first.split, trials, success_interval(list(successes.values())), successes,
+        mean_interval(list(scores.values())), repeated(list(successes.values())), of_episodes(played),
         dict(sorted(reasons.items())), cost, list(played),
     )  # fmt: skip
 

@@ -1,0 +1,256 @@
+"""`turnwise eval`, `compare` and `gate`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+from xml.etree import ElementTree
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ...envs.errors import RequestError
+from ..terminal import Json, Params, emit, err, out
+from .episodes import Evaluation
+from .gate import Decision, Rule, decide, symptoms
+from .intervals import Interval
+from .power import plans
+from .store import outcomes, symptoms_of
+
+Base = Annotated[Path, typer.Argument(help="Run or evaluation folder of the policy as it is.")]
+Candidate = Annotated[Path, typer.Argument(help="Folder of the policy that may replace it.")]
+KEYS_SHOWN = 10
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command("eval")(evaluate)
+    app.command()(compare)
+    app.command()(gate)
+
+
+def evaluate(
+    target: Annotated[
+        str, typer.Argument(help="expert, random, empty, a run folder, a model folder or a hub id.")
+    ] = "",
+    env: Annotated[str, typer.Option(help="Environment id; default: the run's.")] = "",
+    split: Annotated[str, typer.Option(help="Split; default: the run's held-out split, else test.")] = "",
+    trials: Annotated[int, typer.Option(min=1, help="Episodes per task.")] = 1,
+    tasks: Annotated[int | None, typer.Option(min=1, help="Tasks of the split; default: the run's, else 100.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    engine: Annotated[str, typer.Option(help="torch or vllm.")] = "torch",
+    seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Keep episodes in this folder; the same command again goes on.")
+    ] = None,
+    plan: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=0.999, help="Play nothing: say how many tasks and trials show this difference."),
+    ] = None,
+    rate: Annotated[float, typer.Option(min=0.01, max=0.99, help="With --plan: success expected of the base.")] = 0.5,
+    agreement: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="With --plan: share of variance that is the task's.")
+    ] = 0.5,
+    likeness: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="With --plan: how alike tasks are hard for both policies.")
+    ] = 0.7,
+    param: Params = None,
+    as_json: Json = False,
+) -> None:
+    """Held-out evaluation: success with a 95 % interval over tasks, why episodes ended, what they cost."""
+    if plan is not None:
+        _print_plans(plan, rate, agreement, likeness, tasks, as_json)
+        return
+    if not target:
+        raise RequestError("Expected a target to evaluate: expert, random, empty, a run folder, a model or a hub id.")
+    from ..config import parse_settings
+    from ..target import evaluate_target
+
+    result = asyncio.run(
+        evaluate_target(
+            target, env=env, split=split, trials=trials, count=tasks, temperature=temperature, engine=engine, seed=seed,
+            params=parse_settings(param or []), console=err, out=folder,
+        )
+    )  # fmt: skip
+    if as_json:
+        emit(result.to_json())
+    else:
+        _print_evaluation(result)
+
+
+def _print_evaluation(result: Evaluation) -> None:
+    each = f", {result.trials} trials each" if result.trials > 1 else ""
+    out.print(
+        f"{result.env} {result.split}: success {result.success} over {result.success.tasks} tasks{each}", soft_wrap=True
+    )
+    if result.score.mean not in (result.success.mean, 0.0):
+        out.print(f"  {'score':18} {result.score}")
+    if result.repeats:
+        r = result.repeats
+        for k in (k for k in r.pass_at if k > 1):
+            out.print(f"  {f'{k} runs':18} any succeeds {r.pass_at[k]:.1%}, all succeed {r.pass_hat[k]:.1%}")
+        spread = f"{min(r.by_run):.1%} to {max(r.by_run):.1%}, standard deviation {100 * r.deviation:.1f} points"
+        out.print(f"  {'one run':18} {spread}")
+    for reason, count in result.by_stop_reason.items():
+        out.print(f"  {reason:18} {count:,}")
+    for name, value in [*result.cost.items(), *result.process._asdict().items()]:
+        if value == value:
+            whole = float(value).is_integer()
+            out.print(f"  {name:18} {value:,.0f}" if whole else f"  {name:18} {value:,.2f}")
+
+
+def _print_plans(
+    difference: float, rate: float, agreement: float, likeness: float, available: int | None, as_json: bool
+) -> None:
+    found = plans(difference, rate, agreement, likeness, available=available)
+    if as_json:
+        emit([plan._asdict() for plan in found])
+        return
+    out.print(
+        f"To see {100 * difference:g} points around {100 * rate:g} % in 4 of 5 evaluations (two-sided 5 %), "
+        "each of two policies plays",
+        soft_wrap=True,
+    )
+    table = Table("trials a task", "tasks", "episodes", "shows", box=None)
+    for plan in found:
+        shows = f"{100 * plan.detectable:.1f} points"
+        table.add_row(str(plan.runs), f"{plan.tasks:,}", f"{plan.episodes:,}", shows)
+    out.print(table)
+
+
+def compare(base: Base, candidate: Candidate, as_json: Json = False) -> None:
+    """Two evaluations on the same tasks: paired difference with its interval, and which tasks flipped."""
+    decision = _decide(base, candidate, Rule(), [])
+    if as_json:
+        emit(_decision_json(decision))
+    else:
+        _print_difference(decision)
+        _print_flips(decision)
+
+
+def gate(
+    base: Base,
+    candidate: Candidate,
+    max_regression: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Largest share of passing tasks that may fail now.")
+    ] = Rule().max_regression,
+    min_fixes: Annotated[int, typer.Option(min=0, help="Fewest tasks that must be mended.")] = Rule().min_fixes,
+    alpha: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Largest chance that so many fixes are luck (exact McNemar).")
+    ] = Rule().alpha,
+    critical: Annotated[
+        Path | None, typer.Option(help="File of task keys, one a line, none of which may start to fail.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the result as JUnit XML.")] = None,
+    github: Annotated[bool, typer.Option("--github", help="Print GitHub annotations.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Whether the candidate may be released: exit code 0 if so, 1 if not, 2 if the two cannot be compared."""
+    keys = _read_keys(critical) if critical else []
+    decision = _decide(base, candidate, Rule(max_regression, min_fixes, alpha), keys)
+    ended = symptoms(symptoms_of(candidate), decision.flips.p2f)
+    if junit:
+        write_junit(junit, decision)
+    if as_json:
+        emit({**_decision_json(decision), "symptoms": ended})
+    else:
+        _print_difference(decision)
+        _print_flips(decision)
+        for symptom, count in ended.items():
+            out.print(f"  now fails by {symptom}: {count}")
+        word, style = ("accepted", "bold green") if decision.accepted else ("refused", "bold red")
+        out.print(word, style=style)
+        for reason in decision.reasons:
+            out.print(f"  {reason}", markup=False, soft_wrap=True)
+    if github:
+        for line in github_lines(decision):
+            print(line)
+    if not decision.accepted:
+        raise SystemExit(1)
+
+
+def _decide(base: Path, candidate: Path, rule: Rule, critical: list[str]) -> Decision:
+    before, after = outcomes(base), outcomes(candidate)
+    if not set(before) & set(after):
+        raise RequestError(
+            f"Expected evaluations of the same tasks, but {base} and {candidate} share none. "
+            "Evaluate both on the same split."
+        )
+    unknown = sorted(set(critical) - set(before))
+    if unknown:
+        raise RequestError(f"Expected critical tasks that {base} played, got {unknown[0]!r}.")
+    return decide(before, after, rule, critical)
+
+
+def _read_keys(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError as error:
+        raise RequestError(f"Cannot read the task keys in {str(path)!r}: {error.strerror}.") from error
+
+
+def _decision_json(d: Decision) -> dict[str, Any]:
+    return {
+        "accepted": d.accepted, "reasons": d.reasons, "regression_rate": d.regression_rate, "fix_rate": d.fix_rate,
+        "p_value": d.p_value, "difference": d.difference._asdict(), "flips": d.flips._asdict(),
+    }  # fmt: skip
+
+
+def _print_difference(d: Decision) -> None:
+    i = d.difference
+    out.print(f"paired difference  {points(i)}, {i.tasks} tasks: {direction(i)}", markup=False, soft_wrap=True)
+    f = d.flips
+    out.print(
+        f"flips              {len(f.f2p)} mended, {len(f.p2f)} broken (exact McNemar p = {d.p_value:.3g}), "
+        f"{len(f.p2p)} pass and {len(f.f2f)} fail in both"
+        + (f", {len(f.undecided)} undecided" if f.undecided else ""),
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _print_flips(d: Decision) -> None:
+    for name, keys in (("broken", d.flips.p2f), ("mended", d.flips.f2p)):
+        if keys:
+            more = f" and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else ""
+            out.print(f"  {name}: {escape(', '.join(keys[:KEYS_SHOWN]))}{more}", soft_wrap=True)
+
+
+def points(i: Interval) -> str:
+    """A difference in points with its interval."""
+    return f"{100 * i.mean:+.1f} points [{100 * i.low:+.1f}, {100 * i.high:+.1f}]"
+
+
+def direction(i: Interval) -> str:
+    """What a difference's interval says."""
+    return "better" if i.low > 0 else "worse" if i.high < 0 else "no difference shown"
+
+
+def write_junit(path: Path, decision: Decision) -> None:
+    """One test case per task: a failure where it broke, skipped where nothing was decided."""
+    f = decision.flips
+    suite = ElementTree.Element(
+        "testsuite", name="turnwise gate", tests=str(sum(map(len, f))), failures=str(len(f.p2f)),
+        skipped=str(len(f.undecided)),
+    )  # fmt: skip
+    for kind, keys in f._asdict().items():
+        for key in keys:
+            case = ElementTree.SubElement(suite, "testcase", classname=kind, name=key)
+            if kind == "p2f":
+                ElementTree.SubElement(case, "failure", message="passed before, fails now")
+            elif kind == "undecided":
+                ElementTree.SubElement(case, "skipped", message="no majority in both evaluations")
+    path.write_text(ElementTree.tostring(suite, encoding="unicode") + "\n")
+
+
+def github_lines(decision: Decision) -> list[str]:
+    """GitHub workflow commands: one error per reason, or a notice."""
+    if decision.accepted:
+        return [f"::notice title=turnwise gate::accepted, {points(decision.difference)}"]
+    return [f"::error title=turnwise gate::{_one_line(reason)}" for reason in decision.reasons]
+
+
+def _one_line(text: str) -> str:
+    """Escaped as workflow commands ask: a task's name must not begin another command."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

@@ -1,0 +1,37 @@
+"""What every command prints with: consoles, JSON on stdout, the options that many take."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+Params = Annotated[
+    list[str] | None, typer.Option("--param", help="Task parameter key=value, e.g. rooms=3; repeatable.")
+]
+
+
+def fail(message: str, code: int) -> None:
+    """Print one message to stderr and exit."""
+    err.print("error: ", style="bold red", end="")
+    err.print(message, soft_wrap=True, markup=False)
+    raise SystemExit(code)
+
+
+def emit(data: Any) -> None:
+    """Print JSON on stdout; a number that is not finite becomes null."""
+    print(json.dumps(_finite(data), indent=2, allow_nan=False))
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
