@@ -1,0 +1,469 @@
+"""Environments in a real Chromium: pages as text, actions, the shop beside its text game, MiniWoB++, faults."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from turnwise.agents.agent import ScriptedAgent
+from turnwise.agents.rollout import Episode, rollout
+from turnwise.envs import EnvError, RequestError, Task, UnknownName, browser, env_class, make, register, spec, tasks
+from turnwise.envs.browser import BrowserPage
+from turnwise.envs.check import check_env
+from turnwise.envs.core import StopReason
+from turnwise.envs.pool import EnvPool
+from turnwise.training import doctor
+
+MISSING = [name for name in ("playwright", "fastapi", "uvicorn", "miniwob") if importlib.util.find_spec(name) is None]
+needs_browser = pytest.mark.skipif(
+    bool(MISSING) or not browser.program(),
+    reason=f"needs {', '.join(MISSING) or 'a Chromium'}: see `turnwise doctor`",
+)
+PAGE = """<!doctype html><title>Test</title>
+<h1>Order <b>here</b></h1><p>Two <i>words</i></p>
+<label>Name <input id="name" value="Ada"></label><label><input type="checkbox" checked>Gift</label>
+<select aria-label="size"><option>small</option><option selected>large</option></select>
+<button disabled>Pay</button><button onclick="document.querySelector('#said').textContent = 'paid'">Free</button>
+<div id="said" class="note">nothing</div><div style="display: none">hidden</div>
+<table><tr><td>Color</td><td>red</td></tr></table>
+<input type="date" aria-label="day"><textarea aria-label="notes"></textarea>
+<div onclick="this.textContent += '!'">Ring</div>
+<svg width="40" height="20"><g><circle cx="9" cy="9" r="5" fill="red"/></g><text x="20" y="9">T</text></svg>
+<script>addEventListener('keyup', e => { document.querySelector('#said').textContent = e.key })</script>"""
+SHOWN = """Order here
+Two words
+Name
+[1] textbox "Name" value="Ada"
+[2] checkbox "Gift" (checked)
+[3] combobox "size" value="large" options: "small" | "large"
+[4] button "Pay" (disabled)
+[5] button "Free"
+nothing
+Color | red
+[6] Date "day"
+[7] textbox "notes"
+[8] clickable "Ring"
+[9] circle fill=red cx=9 cy=9 r=5
+[10] text x=20 y=9 "T\""""
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[BrowserPage]:
+    page = BrowserPage()
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def opened(page: BrowserPage, tmp_path: Path) -> BrowserPage:
+    (tmp_path / "page.html").write_text(PAGE)
+    page.open((tmp_path / "page.html").as_uri())
+    return page
+
+
+# ---- pages and actions ------------------------------------------------------------------------------------------
+
+
+@needs_browser
+def test_a_page_as_text(opened: BrowserPage) -> None:
+    assert opened.read().text == SHOWN
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        ("type[1][Grace  Hopper]", '[1] textbox "Name" value="Grace Hopper" (focused)'),
+        ("type[1][]", '[1] textbox "Name" (focused)'),
+        ("CLICK [2]", '[2] checkbox "Gift" (focused)'),
+        ("select[3][ SMALL ]", '[3] combobox "size" value="small" options'),
+        ("click[5]", "\npaid\n"),
+        ("type[6][2015-01-05]", '[6] Date "day" value="2015-01-05"'),
+        ("type[7][<b>[x]</b>]", 'value="<b>[x]</b>"'),
+        ("click[8]", '[8] clickable "Ring!"'),
+        ("press[7][Enter]", "\nEnter\n"),
+        ("press[a]", "\na\n"),
+    ],
+)
+def test_an_action_does_what_it_says(opened: BrowserPage, action: str, expected: str) -> None:
+    assert opened.act(" ".join(action.split()), opened.read()) == ""
+    assert expected in opened.read().text
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ("click", "no action here"),
+        ("click[0]", r"no element \[0\]"),
+        ("click[11]", r"no element \[11\]"),
+        ("click[٣]", r"no element"),
+        ("click[5][x]", "Write click"),
+        ("type[1]", "Write click"),
+        ("type[2][x]", "checkbox, which takes no text"),
+        ("type[3][small]", "combobox, which takes no text"),
+        ("type[6][soon]", "no value for a field of type date"),
+        ("select[5][x]", "no options to select"),
+        ("select[3][medium]", "no option 'medium'"),
+        ("click[4]", "disabled or gone"),
+        ("press[F5]", "no key 'F5'"),
+        ("press[1][Alt+F4]", "no key"),
+        ("goto[http://example.com]", "no action here"),
+    ],
+)
+def test_what_cannot_be_done_is_told_and_changes_nothing(opened: BrowserPage, action: str, message: str) -> None:
+    import re
+
+    before = opened.read()
+    assert re.search(message, opened.act(action, before))
+    assert opened.read().text.replace(" (focused)", "") == before.text
+
+
+@needs_browser
+def test_a_covered_element_is_clicked_all_the_same(page: BrowserPage, tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(
+        "<button onclick=\"document.body.append('under')\">A</button>"
+        "<div style='position:fixed;inset:0' onclick=\"document.body.append('over')\"></div>"
+    )
+    page.open((tmp_path / "a.html").as_uri())
+    shown = page.read()
+    assert page.act(f"click[{shown.find('button', 'A').number}]", shown) == ""
+    assert page.evaluate("document.body.textContent").strip().endswith("under")
+
+
+@needs_browser
+def test_nothing_is_left_of_the_episode_before() -> None:
+    site = pytest.importorskip("turnwise.envs.shop.site").Site.shared()
+    env = make("ShopBrowser")
+    task = tasks("ShopBrowser", "train", 1)[0]
+    env.reset(options={"task": task})
+    run = env._browser.evaluate  # type: ignore[attr-defined]
+    dirt = """async () => {
+        document.cookie = 'a=1'; localStorage.a = 1; sessionStorage.a = 1; window.name = 'a'; window.mark = 1;
+        await new Promise(done => { indexedDB.open('a').onsuccess = e => { e.target.result.close(); done() } });
+        history.pushState({}, '', '#a');
+    }"""
+    left = """async () => [document.cookie, localStorage.length, sessionStorage.length, window.name, window.mark,
+        (await indexedDB.databases()).length, history.length]"""
+    run(dirt)
+    assert run(left) == ["a=1", 1, 1, "a", 1, 1, 3]
+    browser_page = env._browser  # type: ignore[attr-defined]
+    browser_page._guard(browser_page._context.new_page)
+    env.step(env.expert())
+    env.reset(options={"task": task})
+    assert run(left) == ["", 0, 0, "", None, 0, 2]  # the page cleaned, then the first page of this episode
+    assert browser_page._guard(lambda: len(browser_page._context.pages)) == 1 and len(site.visits) == 1
+    env.close()
+    assert not site.visits
+
+
+@needs_browser
+def test_pages_cannot_reach_beyond_this_machine(opened: BrowserPage) -> None:
+    script = "url => fetch(url, {mode: 'no-cors'}).then(() => 'reached', error => String(error))"
+    assert "Failed to fetch" in opened.evaluate(script, "http://example.com/")
+
+
+# ---- the shop ---------------------------------------------------------------------------------------------------
+
+
+def in_browser(env: Any, command: str) -> list[str]:
+    """What a text command is called in the browser, one or two actions."""
+    shown, verb, words = env._shown, *command.removesuffix("]").split("[", 1)
+    if verb == "search":
+        return [f"type[{shown.find('searchbox').number}][{words}]", f"click[{shown.find('button', 'Search').number}]"]
+    link = env._page().clickable[words.lower()]
+    if link.option:
+        return [f"select[{shown.find('combobox', link.option).number}][{link.label}]"]
+    return [f"click[{shown.find('button' if words == 'Buy Now' else 'link', link.label).number}]"]
+
+
+def compare(count: int, split: str) -> list[float]:
+    """Play the same random clicks, then the expert's, in text and in the browser; the rewards of both games."""
+    one, other, rewards = make("Shop"), make("ShopBrowser"), []
+    for task in tasks("Shop", split, count, max_turns=80):
+        rng = random.Random(task.seed)
+        _, info = one.reset(options={"task": task})
+        other.reset(options={"task": task.model_copy(update={"env": other.id})})
+        told = info
+        for turn in range(80):
+            command = rng.choice(info["commands"]) if turn < 3 or rng.random() < 0.15 else one.expert()
+            for action in in_browser(other, command):
+                *_, told = other.step(action)
+                assert told["admissible"], action
+            observation, *_, info = one.step(command)
+            assert other._page().view == one._page.view or info["stop"]  # type: ignore[attr-defined]
+            assert (told["score"], told["success"]) == (info["score"], info["success"])
+            said = other.state.observation
+            for line in observation.splitlines():
+                assert line.startswith(("[", "colour:", "size:")) or line in said, line
+            if info["stop"]:
+                break
+        assert info["stop"] == told["stop"]
+        rewards.append(info["score"])
+    other.close()
+    return rewards
+
+
+@needs_browser
+def test_text_and_browser_give_equal_rewards() -> None:
+    rewards = compare(10, "validation")
+    assert 1.0 in rewards and any(0.0 < reward < 1.0 for reward in rewards)  # won and lost
+
+
+@needs_browser
+@pytest.mark.slow
+def test_text_and_browser_give_equal_rewards_on_fifty_tasks() -> None:
+    assert len(set(compare(50, "test"))) > 2
+
+
+@needs_browser
+def test_a_whole_episode_in_the_browser() -> None:
+    env = make("ShopBrowser")
+    observation, info = env.reset(options={"task": tasks("ShopBrowser", "test", 1)[0]})
+    assert observation.splitlines()[:3] == [
+        f"Instruction: {env.goal}",
+        "Search our shop.",
+        '[1] searchbox "Search words"',
+    ]
+    verbs = []
+    while info["stop"] is None:
+        verbs.append(env.expert().split("[")[0])
+        observation, reward, terminated, _, info = env.step(env.expert())
+    assert info["success"] and terminated and reward == 1.0 and "Thank you" in observation
+    assert {"type", "click", "select"} == set(verbs)
+    env.close()
+
+
+@needs_browser
+def test_texts_of_products_and_visitors_run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from turnwise.envs.shop import goals
+    from turnwise.envs.shop.catalogue import Catalogue
+
+    task = tasks("ShopBrowser", "train", 1)[0]
+    _, goal = goals.load(task)
+    evil = '<img src=x onerror="window.owned = 1"><script>window.owned = 1</script>'
+    product = goal.product._replace(title=f"{evil} {goal.product.title}", features=(evil, *goal.product.features))
+    monkeypatch.setattr(goals, "load", lambda task: (Catalogue([product]), goal._replace(text=f"{goal.text} {evil}")))
+    env = make("ShopBrowser")
+    observation, info = env.reset(options={"task": task})
+    assert evil in observation
+    env.step(f"type[1][{evil}]")
+    seen = env.step("click[2]")[0]
+    assert f'results for "{evil}"' in seen
+    env.step("click[1]")
+    while info["stop"] is None:
+        observation, *_, info = env.step(env.expert())
+        assert env._browser.evaluate("window.owned") is None  # type: ignore[attr-defined]
+        seen += observation
+    assert info["success"] and seen.count("<script>window.owned = 1</script>") > 4
+    env.close()
+
+
+# ---- MiniWoB++ ----------------------------------------------------------------------------------------------------
+
+
+@needs_browser
+def test_every_page_of_the_wheel_is_in_one_kind_of_split() -> None:
+    from turnwise.envs.miniwob import names
+    from turnwise.envs.miniwob.experts import EXPERTS
+
+    seen, unseen, pointer = (set(names.split_names(split)) for split in ("train", "unseen", "pointer"))
+    assert (unseen, pointer) == (names.UNSEEN, names.POINTER)
+    assert not (seen & unseen or seen & pointer or unseen & pointer)
+    assert len(seen | unseen | pointer) == len(list(names.folder().glob("*.html"))) == 130
+    listed = {split: tasks("MiniWoB", split) for split in names.SEEDS}
+    assert {split: len(each) for split, each in listed.items()} == names.splits()
+    seeds = [{(task.params["name"], task.seed) for task in each} for each in listed.values()]
+    assert sum(map(len, seeds)) == len(set.union(*seeds)) == sum(names.splits().values())
+    assert not set(EXPERTS) & pointer and len(set(EXPERTS) & unseen) >= 5 and len(set(EXPERTS) & seen) >= 25
+
+
+@needs_browser
+def test_scripted_experts_win() -> None:
+    env = make("MiniWoB")
+    won = set()
+    for split in ("train", "unseen"):
+        for task in [task for task in tasks("MiniWoB", split, 40) if env.has_expert(task)]:
+            _, info = env.reset(options={"task": task})
+            while info["stop"] is None:
+                *_, info = env.step(env.expert())
+            assert info["success"], (task.params, task.seed, env.goal)
+            won.add(task.params["name"])
+    env.close()
+    assert len(won) >= 35
+
+
+@needs_browser
+@pytest.mark.slow
+def test_every_page_starts_and_is_the_same_again() -> None:
+    from turnwise.envs.miniwob import names
+
+    one, other = make("MiniWoB"), make("MiniWoB")
+    for split in ("train", "unseen", "pointer"):
+        for task in tasks("MiniWoB", split, len(names.split_names(split))):
+            rng = random.Random(task.key)
+            (first, info), (second, _) = (env.reset(options={"task": task}) for env in (one, other))
+            assert first == second and one.goal and one.goal == other.goal, task.params
+            for _ in range(4):
+                if info["stop"] is None and info["commands"]:
+                    action = rng.choice(info["commands"])
+                    left, right = one.step(action), other.step(action)
+                    assert left == right, (task.params, action)
+                    info = left[-1]
+    one.close()
+    other.close()
+
+
+@needs_browser
+def test_rewards_are_binary_and_time_stands_still() -> None:
+    env = make("MiniWoB")
+
+    def start(name: str, seed: int = 0, max_turns: int = 60) -> tuple[str, dict[str, Any]]:
+        return env.reset(options={"task": Task(env=env.id, seed=seed, params={"name": name}, max_turns=max_turns)})
+
+    start("click-test-2")
+    wrong = "TWO" if "ONE" in env.goal else "ONE"
+    shown = env._shown  # type: ignore[attr-defined]
+    *_, terminated, truncated, info = env.step(f"click[{shown.find('button', wrong).number}]")
+    assert (terminated, truncated, info["stop"], info["score"]) == (True, False, "failure", 0.0)
+    assert env.step("click[1]")[4]["score"] == 0.0
+
+    first, _ = start("chase-circle")
+    time.sleep(0.3)
+    assert env._browser.read().text == first  # type: ignore[attr-defined]  # it moves, but only when we act
+    assert env.step("press[a]")[0] != first
+
+    _, info = start("click-button", max_turns=40)
+    for _ in range(40):  # twenty seconds of the page's time; MiniWoB++ allows ten
+        *_, info = env.step("press[a]")
+    assert info["stop"] == "turn_limit"
+    env.close()
+
+
+@needs_browser
+def test_wrong_tasks_of_miniwob_are_refused() -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'click-button'"):
+        tasks("MiniWoB", "train", names="click-buton")
+    with pytest.raises(UnknownName, match="split 'train' 'drag-box'"):
+        tasks("MiniWoB", "train", names="drag-box")
+    with pytest.raises(RequestError, match="max_turns"):
+        tasks("MiniWoB", "train", max_turns=0)
+    env = make("MiniWoB")
+    with pytest.raises(UnknownName, match="MiniWoB task"):
+        env.reset(options={"task": Task(env=env.id, params={"name": "../../../etc/passwd"})})
+    env.reset(options={"task": tasks("MiniWoB", "pointer", 1)[0]})
+    with pytest.raises(RequestError, match="scripted expert"):
+        env.expert()
+    env.close()
+
+
+# ---- processes and faults -----------------------------------------------------------------------------------------
+
+
+def descendants(pid: int) -> set[int]:
+    """Processes that `pid` started, and theirs."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+    found = {pid}
+    for _ in range(10):
+        found |= {child for child, parent in parents.items() if parent in found}
+    return found - {pid}
+
+
+def all_end(pids: set[int], within_s: float = 20.0) -> bool:
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        alive = {pid for pid in pids if Path(f"/proc/{pid}/stat").exists()
+                 and Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"}  # fmt: skip
+        if not alive:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@needs_browser
+def test_a_hanging_page_ends_as_env_error_and_leaves_no_process() -> None:
+    register("tests/HangingShop-v0", "web_envs:HangingShop")
+    hanging = env_class("tests/HangingShop-v0").tasks("train", 1)[0]
+
+    async def main() -> None:
+        pool = EnvPool(workers=1, deadline_s=8.0)
+        try:
+            async with pool.lease(tasks("ShopBrowser", "train", 1)[0]) as env:
+                await env.reset()
+                assert env.pid
+                processes = descendants(env.pid)
+            assert len(processes) >= 3  # a driver and a browser with its page
+            (played,) = await rollout(ScriptedAgent("expert"), [Episode(hanging, seed=0)], pool)
+            assert played.stop is StopReason.ENV_ERROR and "within 8 s" in str(played.error)
+            assert all_end(processes)
+            (played,) = await rollout(
+                ScriptedAgent("expert"), [Episode(tasks("ShopBrowser", "train", 1)[0], seed=0)], pool
+            )
+            assert played.stop is StopReason.SUCCESS
+        finally:
+            await pool.aclose()
+
+    asyncio.run(main())
+
+
+@needs_browser
+def test_a_browser_that_dies_costs_its_episode_only() -> None:
+    env = make("ShopBrowser")
+    task = tasks("ShopBrowser", "train", 1)[0]
+    env.reset(options={"task": task})
+    for pid in descendants(os.getpid()):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"--remote-debugging-pipe" in command:
+            os.kill(pid, signal.SIGKILL)
+    with pytest.raises(EnvError, match="browser failed"):
+        for _ in range(3):
+            env.step("click[1]")
+    _, info = env.reset(options={"task": task})
+    while info["stop"] is None:
+        *_, info = env.step(env.expert())
+    assert info["success"]
+    env.close()
+
+
+def test_the_kit_takes_tasks_without_a_known_expert() -> None:
+    pytest.importorskip("fastapi")
+    register("tests/HalfKnown-v0", "web_envs:HalfKnown")
+    report = check_env("tests/HalfKnown-v0", tasks_per_split=2)
+    assert report.ok, [check for check in report.checks if not check.ok]
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("id", ["ShopBrowser", "MiniWoB"])
+def test_the_kit_in_the_browser(id: str) -> None:
+    report = check_env(id, tasks_per_split=1)
+    failed = [check for check in report.checks if not check.ok]
+    assert not failed
+
+
+def test_a_missing_browser_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURNWISE_CHROMIUM", "/nonexistent/chromium")
+    assert not browser.program()
+    for id in ("ShopBrowser", "MiniWoB"):
+        if not spec(id).missing():
+            assert spec(id).reason() == "needs the program chromium: see `turnwise doctor`"
+            with pytest.raises(RequestError, match="needs the program chromium"):
+                make(id)
+    (finding,) = [each for each in doctor._browser() if each.part == "Chromium"]
+    assert finding.level == "missing" and browser.CURE in finding.cure
+    if not MISSING:
+        with pytest.raises(RequestError, match="Expected a Chromium, found none"):
+            BrowserPage().open("about:blank")
