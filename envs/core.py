@@ -60,6 +60,10 @@ class State(NamedTuple):
     """Actions possible now, where the game can list them."""
     admissible: bool = True
     """The action just taken was possible; a game without a list decides itself."""
+    valid: bool = True
+    """The action just taken could be parsed; for games whose actions have a grammar of their own."""
+    extra: dict[str, Any] | None = None
+    """Further entries of `info`, JSON values."""
 
 
 class Snapshot(BaseModel):
@@ -111,13 +115,17 @@ class TextEnv(gymnasium.Env[str, str], ABC):
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  gymnasium's own attribute
     id: ClassVar[str]
     max_score: float = 1.0
+    max_action_chars: ClassVar[int] = MAX_ACTION_CHARS
+    max_observation_chars: ClassVar[int] = MAX_OBSERVATION_CHARS
+    unknown_action: ClassVar[str] = "turnwise knows no such words"
+    """An action that every game of this kind parses and none knows."""
     isolated: ClassVar[bool] = False
     """True: the engine is not safe beside others, so rollouts play it in a worker process."""
 
     def __init__(self, split: str = "train", render_mode: str | None = None, **params: Any) -> None:
         self.split, self.params, self.render_mode = split, params, render_mode
-        self.action_space = TextSpace(MAX_ACTION_CHARS)
-        self.observation_space = TextSpace(MAX_OBSERVATION_CHARS)
+        self.action_space = TextSpace(self.max_action_chars)
+        self.observation_space = TextSpace(self.max_observation_chars)
         self.task: Task | None = None
         self.goal = ""
         self.turn = 0
@@ -134,7 +142,11 @@ class TextEnv(gymnasium.Env[str, str], ABC):
 
     @abstractmethod
     def act(self, action: str) -> State:
-        """Take one cleaned action (one line, printable, at most `MAX_ACTION_CHARS`)."""
+        """Take one action that passed `clean`."""
+
+    def clean(self, action: Any) -> str | None:
+        """`action` as `act` gets it, or None when it is refused: one printable line of at most `max_action_chars`."""
+        return clean_action(action, self.max_action_chars)
 
     @abstractmethod
     def expert(self) -> str:
@@ -164,6 +176,11 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         return False
 
     @classmethod
+    def has_expert(cls, task: Task) -> bool:
+        """Whether `expert()` is known to win `task`; where False, it raises `RequestError`."""
+        return True
+
+    @classmethod
     def missing(cls) -> str:
         """What is not here of the data that this environment can use, and how to get it; empty when nothing is."""
         return ""
@@ -182,10 +199,10 @@ class TextEnv(gymnasium.Env[str, str], ABC):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         if self.task is None:
             raise RequestError("step() came before reset(). Call reset() first.")
-        before, cleaned = self.state, clean_action(action)
+        before, cleaned = self.state, self.clean(action)
         self.turn += 1
         if cleaned is None:
-            self.state = before._replace(observation=NOT_AN_ACTION, admissible=False)
+            self.state = before._replace(observation=NOT_AN_ACTION, admissible=False, extra=None)
         else:
             self.state = self.act(cleaned)
         self._history.append((cleaned or "", self.state))
@@ -193,7 +210,8 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         terminated = stop in (StopReason.SUCCESS, StopReason.FAILURE)
         truncated = stop is StopReason.TURN_LIMIT
         reward = float(self.state.score - before.score)
-        return self._observation(), reward, terminated, truncated, self._info(cleaned is not None, stop)
+        valid = cleaned is not None and self.state.valid
+        return self._observation(), reward, terminated, truncated, self._info(valid, stop)
 
     def snapshot(self) -> Snapshot:
         """This moment, to come back to with `restore` any number of times."""
@@ -222,7 +240,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             self.turn, self.state = len(snapshot.actions), clone.history[-1][1]
         else:
             self._replay(snapshot)
-        valid = not snapshot.actions or snapshot.actions[-1] != ""
+        valid = not snapshot.actions or (snapshot.actions[-1] != "" and self.state.valid)
         return self._observation(), self._info(valid, self._stop() if self.turn else None)
 
     def render(self) -> str:  # type: ignore[override]
@@ -264,7 +282,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         return StopReason.TURN_LIMIT if self.turn >= self.task.max_turns else None
 
     def _observation(self) -> str:
-        return self.state.observation[:MAX_OBSERVATION_CHARS]
+        return self.state.observation[: self.max_observation_chars]
 
     def _info(self, valid: bool, stop: StopReason | None) -> dict[str, Any]:
         assert self.task is not None
@@ -280,6 +298,7 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             "turn": self.turn,
             "task": self.task.key,
             "stop": stop.value if stop else None,
+            **(self.state.extra or {}),
         }
 
 
@@ -289,13 +308,13 @@ def _digest(state: State) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def clean_action(action: Any) -> str | None:
+def clean_action(action: Any, max_chars: int = MAX_ACTION_CHARS) -> str | None:
     """One line of printable text with single spaces, or None when `action` is not that.
 
     Engines see only what passes here: interpreters written in C do not survive ten kilobytes of
     noise or control characters.
     """
-    if not isinstance(action, str) or len(action) > MAX_ACTION_CHARS:
+    if not isinstance(action, str) or len(action) > max_chars:
         return None
     text = " ".join(action.split())
     return text if text and text.isprintable() else None

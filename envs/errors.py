@@ -42,8 +42,9 @@ class UnknownName(RequestError, KeyError):
 class MissingDependency(RequestError, ImportError):
     """An optional library is needed; the message carries the command that installs it."""
 
-    def __init__(self, module: str, extra: str, why: str) -> None:
-        super().__init__(f"{why} needs the module {module!r}. Install it: pip install 'turnwise[{extra}]'")
+    def __init__(self, module: str, extra: str, why: str, command: str = "") -> None:
+        command = command or f"pip install 'turnwise[{extra}]'"
+        super().__init__(f"{why} needs the module {module!r}. Install it: {command}")
 
 
 class EnvError(TurnwiseError):

@@ -63,13 +63,14 @@ def _environment() -> dict[str, str]:
 
 
 def proportional_mb(pid: int) -> float | None:
-    """Proportional set size of a process and its children (a Java machine) in MB (10^6 bytes).
+    """Proportional set size of a process and its children (a Java machine, a browser) in MB (10^6 bytes).
 
     None when it has ended or the system does not tell.
     """
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        threads = Path(f"/proc/{pid}/task").glob("*/children")  # each lists the processes that it started
+        children = [child for thread in threads for child in thread.read_text().split()]
     except OSError:
         return None
     own = next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("Pss:")), None)

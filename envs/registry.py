@@ -32,7 +32,12 @@ class EnvSpec:
     extra: str = ""
     """The extra of this package that installs them."""
     programs: tuple[str, ...] = ()
-    """Programs its engine starts, looked up in `$<NAME>_HOME/bin` and on the path."""
+    """Programs its engine starts, looked up in `$TURNWISE_<NAME>`, in `$<NAME>_HOME/bin` and on the path; `a|b` is
+    either."""
+    install: str = ""
+    """The command that installs the modules, where the extra alone does not."""
+    evaluation_only: bool = False
+    """Its tasks are a benchmark: training on them is refused."""
 
     def missing(self) -> list[str]:
         """Required modules that are not installed (looked up, not imported)."""
@@ -41,9 +46,14 @@ class EnvSpec:
     def reason(self) -> str:
         """Why it cannot run here and what to do; empty where it can."""
         if modules := self.missing():
-            return f"needs {', '.join(modules)}: pip install 'turnwise[{self.extra}]'"
+            return f"needs {', '.join(modules)}: {self.command()}"
         gone = [name for name in self.programs if not _has_program(name)]
-        return f"needs the program {', '.join(gone)}: see `turnwise doctor`" if gone else ""
+        named = ", ".join(name.split("|")[0] for name in gone)
+        return f"needs the program {named}: see `turnwise doctor`" if gone else ""
+
+    def command(self) -> str:
+        """What installs the modules."""
+        return self.install or f"pip install 'turnwise[{self.extra or 'all'}]'"
 
     def load(self) -> type[TextEnv]:
         """The environment's class."""
@@ -62,6 +72,8 @@ def register(
     requires: tuple[str, ...] = (),
     extra: str = "",
     programs: tuple[str, ...] = (),
+    install: str = "",
+    evaluation_only: bool = False,
 ) -> None:
     """Add an environment under `id` (`namespace/Name-v0`), here and in gymnasium's registry.
 
@@ -72,7 +84,7 @@ def register(
     """
     if ":" not in entry_point:
         raise RequestError(f"Expected an entry point 'package.module:Class', got {entry_point!r}.")
-    _SPECS[id] = EnvSpec(id, entry_point, summary, tuple(requires), extra, tuple(programs))
+    _SPECS[id] = EnvSpec(id, entry_point, summary, tuple(requires), extra, tuple(programs), install, evaluation_only)
     if id in gymnasium.registry:
         del gymnasium.registry[id]
     gymnasium.register(id=id, entry_point=entry_point, disable_env_checker=True, order_enforce=False)
@@ -109,7 +121,7 @@ def require(id: str) -> EnvSpec:
 def _installed(id: str) -> EnvSpec:
     found = spec(id)
     if missing := found.missing():
-        raise MissingDependency(missing[0], found.extra or "all", found.id)
+        raise MissingDependency(missing[0], found.extra or "all", found.id, found.install)
     return found
 
 
@@ -132,7 +144,14 @@ def tasks(id: str, split: str, count: int | None = None, **params: Any) -> list[
         raise RequestError(f"Expected task parameters that {spec(id).id} takes, got {params}: {error}.") from error
 
 
-def _has_program(name: str) -> bool:
+def _has_program(names: str) -> bool:
+    return any(_found(name) for name in names.split("|"))
+
+
+def _found(name: str) -> bool:
+    named = os.environ.get(f"TURNWISE_{name.upper()}")
+    if named:
+        return bool(shutil.which(named))
     home = os.environ.get(f"{name.upper()}_HOME")
     return bool(shutil.which(name, path=os.path.join(home, "bin")) if home else shutil.which(name))
 

@@ -25,6 +25,8 @@ class ScoredTurn(Protocol):
     def valid(self) -> bool: ...
     @property
     def admissible(self) -> bool: ...
+    @property
+    def counts(self) -> Mapping[str, float]: ...
 
 
 class ScoredEpisode(Protocol):
@@ -70,6 +72,16 @@ def inadmissible_penalty(episode: ScoredEpisode) -> list[float] | None:
     return None if episode.stop.is_error else [-float(turn.valid and not turn.admissible) for turn in episode.turns]
 
 
+def violation_penalty(episode: ScoredEpisode) -> list[float] | None:
+    """-1 on each turn in which the environment saw a rule of its policy broken, else 0.
+
+    Environments that count `violations` deny success to whoever broke a rule, so a win pays nothing.
+    """
+    if episode.stop.is_error:
+        return None
+    return [-float(turn.counts.get("violations", 0.0) > 0) for turn in episode.turns]
+
+
 def step_cost(episode: ScoredEpisode) -> list[float] | None:
     """-1 on each turn."""
     return None if episode.stop.is_error else [-1.0] * len(episode.turns)
@@ -92,6 +104,7 @@ COMPONENTS: dict[str, Component] = {
     "progress": Component(progress, lambda T: 1.0, lambda T: 1.0, reached=False),
     "invalid_penalty": Component(invalid_penalty, lambda T: 1.0 - T, lambda T: 0.0),
     "inadmissible_penalty": Component(inadmissible_penalty, lambda T: 1.0 - T, lambda T: 0.0),
+    "violation_penalty": Component(violation_penalty, lambda T: 0.0, lambda T: 0.0),
     "step_cost": Component(step_cost, lambda T: -float(T), lambda T: -1.0),
 }
 

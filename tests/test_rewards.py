@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
@@ -29,6 +29,7 @@ class FakeTurn:
     score: float
     valid: bool = True
     admissible: bool = True
+    counts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
