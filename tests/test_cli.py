@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import pytest
+from rich.console import Console
 from turnwise import __version__
 from turnwise.envs import registry
-from turnwise.training import checkpoint, cli, doctor
+from turnwise.training import checkpoint, cli, doctor, terminal
 from turnwise.training.algorithms import ALGORITHMS
 from turnwise.training.run import Run
 
@@ -199,7 +200,7 @@ def test_train_prints_json_on_stdout_and_progress_on_stderr(trained: tuple[Path,
 
 def test_eval_of_scripts_and_of_a_run(trained: tuple[Path, Done]) -> None:
     expert = turnwise("eval", "expert", "--env", "Toy", "--tasks", "4", "--json").json
-    assert {"env", "split", "tasks", "trials", "success", "by_stop_reason", "cost"} == set(expert)
+    assert {"env", "split", "tasks", "trials", "success", "by_stop_reason", "cost"} < set(expert)
     assert expert["success"]["mean"] == expert["success"]["high"] == 1.0
     # Wilson with n = 4: n / (n + z²)
     assert expert["success"]["low"] == pytest.approx(4 / (4 + 1.959964**2), abs=1e-6)
@@ -286,9 +287,9 @@ def test_a_wrong_request_gets_one_clear_message_and_exit_code_2(name: str, here:
 
 def test_a_message_is_printed_as_it_is_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(cli, "err", cli.Console(file=screen, force_terminal=True, color_system=None))
+    monkeypatch.setattr(terminal, "err", Console(file=screen, force_terminal=True, color_system=None))
     with pytest.raises(SystemExit):
-        cli.fail("Expected logp [B][T], got [/red].", 2)
+        terminal.fail("Expected logp [B][T], got [/red].", 2)
     assert "Expected logp [B][T], got [/red]." in screen.getvalue()
 
 
@@ -433,7 +434,7 @@ def test_doctor_names_the_trap_and_its_cure(machine: dict[str, str]) -> None:
 
 def test_doctor_shows_extras_in_the_table(machine: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_version", lambda name: None if name in ("vllm", "textworld") else "1.0")
-    monkeypatch.setattr(cli, "out", cli.Console(width=200))
+    monkeypatch.setattr(cli, "out", Console(width=200))
     assert "'turnwise[textworld]'" in turnwise("doctor").out
 
 
