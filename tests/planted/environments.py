@@ -100,8 +100,8 @@ MUTANTS = (
     Mutant(
         "the price is no part of the whole",
         REWARD,
-        "(attributes + options + price) / (n_attributes + n_options + 1)",
-        "(attributes + options + price) / max(1, n_attributes + n_options)",
+        "    return r_type * (attributes + options + price) / (n_attributes + n_options + 1)",
+        "    return r_type * (attributes + options + price) / max(1, n_attributes + n_options)",
         T_SHOP,
     ),
     Mutant("the limit itself is too dear", REWARD, "<= goal.limit", "< goal.limit", T_SHOP),

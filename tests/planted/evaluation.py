@@ -37,7 +37,7 @@ MUTANTS = (
            T_PROCESS),
     Mutant("slope by games won", PROCESS, "np.polyfit(np.arange(len(outcomes)), np.asarray(outcomes, float), 1)[0]",
            "np.mean(outcomes)", T_PROCESS),
-    Mutant("kl the other way round", DRIFT, "np.exp(policy) * (policy - reference)",
+    Mutant("drift the other way round", DRIFT, "np.exp(policy) * (policy - reference)",
            "np.exp(reference) * (reference - policy)", T_PROCESS),
     Mutant("a reminder raises drift", DRIFT, "-float(shift)", "float(shift)", T_PROCESS),
     Mutant("regressions by all tasks", GATE, "len(f.p2f) / passed if passed",
