@@ -121,6 +121,10 @@ class Trajectory(BaseModel):
         if row is not None:
             yield row
 
+    def __repr__(self) -> str:
+        """A line, not a book: `asyncio.run` makes this text of what its coroutine returns (CPython's `getsignal`)."""
+        return f"Trajectory({self.task.key}, {self.stop.value}, score {self.score:g}, {len(self.turns)} turns)"
+
     @property
     def policy_tokens(self) -> int:
         """Number of tokens the policy sampled."""

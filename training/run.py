@@ -155,10 +155,9 @@ class Run:
 
 def _extra(turn: Turn) -> str | None:
     """What has no column, as JSON, where it is not the default."""
-    extra: dict[str, Any] = {name: value for name in ("counts", "restart") if (value := getattr(turn, name))}
-    if turn.anchor != turn.observation:
-        extra["anchor"] = turn.anchor
-    return json.dumps(extra) if extra else None
+    if not turn.counts and not turn.restart and turn.anchor == turn.observation:
+        return None
+    return json.dumps({"counts": turn.counts, "restart": turn.restart, "anchor": turn.anchor})
 
 
 def _turn(
@@ -173,7 +172,7 @@ def _turn(
         tokens["output"] = Segment(owner=Owner.POLICY, ids=tuple(array("i", output)), logprobs=values, version=version)
     return Turn(
         observation=observation, action=action, reward=reward, score=score, valid=bool(valid),
-        admissible=bool(admissible), **{"anchor": observation, **(json.loads(extra) if extra else {}), **tokens},
+        admissible=bool(admissible), **(json.loads(extra) if extra else {"anchor": observation}), **tokens,
     )  # fmt: skip
 
 

@@ -46,15 +46,15 @@ def of_episodes(played: Sequence[Trajectory]) -> Process:
     invalid = sum(not turn.valid for t in sound for turn in t.turns)
     impossible = sum(turn.valid and not turn.admissible for t in sound for turn in t.turns)
     calls = sum(turn.counts.get("tool_calls", 0.0) for t in sound for turn in t.turns)
-    pairs = [pair for runs in _by_task(sound) for pair in combinations(runs, 2)]
+    pairs = [pair for runs in _by_task(sound) for pair in combinations(runs, 2)]  # of (actions, tokens)
     return Process(
         sum(len(t.turns) for t in won) / len(won) if won else NAN,
         invalid / turns if turns else NAN,
         impossible / turns if turns else NAN,
         repeated_actions([[(turn.anchor, turn.action) for turn in t.turns] for t in sound]) if sound else NAN,
         len(won) / calls if calls else NAN,
-        median([first_difference(_actions(a), _actions(b)) for a, b in pairs]) if pairs else NAN,
-        median([divergence(_tokens(a), _tokens(b)) for a, b in pairs]) if pairs else NAN,
+        median([first_difference(a, b) for (a, _), (b, _) in pairs]) if pairs else NAN,
+        median([divergence(a, b) for (_, a), (_, b) in pairs]) if pairs else NAN,
     )
 
 
@@ -125,16 +125,10 @@ def abstention(abstained: Sequence[bool], answerable: Sequence[bool]) -> Abstent
     return Abstention(right / said if said else NAN, right / due if due else NAN)
 
 
-def _by_task(played: Sequence[Trajectory]) -> list[list[Trajectory]]:
-    found: dict[str, list[Trajectory]] = {}
+def _by_task(played: Sequence[Trajectory]) -> list[list[tuple[list[str], list[int]]]]:
+    """Actions and tokens of each run, task by task."""
+    found: dict[str, list[tuple[list[str], list[int]]]] = {}
     for t in played:
-        found.setdefault(t.task.key, []).append(t)
+        tokens = [token for turn in t.turns if turn.output for token in turn.output.ids]
+        found.setdefault(t.task.key, []).append(([turn.action for turn in t.turns], tokens))
     return list(found.values())
-
-
-def _actions(t: Trajectory) -> list[str]:
-    return [turn.action for turn in t.turns]
-
-
-def _tokens(t: Trajectory) -> list[int]:
-    return [token for turn in t.turns if turn.output for token in turn.output.ids]
