@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,12 @@ def resolve_recipe(target: str, env: str) -> tuple[Recipe, Path | str | None]:
         f"Expected {', '.join(SCRIPTED)}, a run folder, a model folder or a hub id (owner/name), got {target!r}, "
         "where there is nothing."
     )
+
+
+def trained_on(target: str) -> list[str]:
+    """Keys of the tasks that a run was trained on; empty where the target is no run, whose training nobody knows."""
+    folder = Path(target)
+    return Run.open(folder).card.get("train_tasks", []) if (folder / "card.json").is_file() else []
 
 
 SYSTEM = "You play a text game. Think briefly, then answer with one action between <action> and </action>."
@@ -106,14 +112,14 @@ def choose_tasks(
 
 async def evaluate_target(
     target: str, *, env: str, split: str, trials: int, count: int | None, temperature: float, engine: str, seed: int,
-    params: Mapping[str, Any], console: Console, out: Path | None = None,
+    params: Mapping[str, Any], console: Console, out: Path | None = None, tasks: Sequence[Task] = (),
 ) -> Evaluation:  # fmt: skip
-    """Evaluate `target`; what is not given comes from the run where the target is one.
+    """Evaluate `target` on `tasks`, or on those that the arguments name; what is not given is the run's, if it is one.
 
     With `out`, episodes are kept there as they end, and those that are there already are not played again.
     """
     recipe, policy = resolve_recipe(target, env)
-    tasks = choose_tasks(recipe, policy is None, env, split, count, params)
+    tasks = tasks or choose_tasks(recipe, policy is None, env, split, count, params)
     missing = registry.env_class(tasks[0].env).unprepared(tasks)
     if missing:
         console.print(f"compiling {len(missing)} games")

@@ -11,8 +11,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ...envs import registry
 from ...envs.errors import RequestError
 from ..terminal import Json, Params, emit, err, out
+from . import suites
 from .episodes import Evaluation
 from .gate import Decision, Rule, decide, symptoms
 from .intervals import Interval
@@ -45,6 +47,9 @@ def evaluate(
     folder: Annotated[
         Path | None, typer.Option("--out", help="Keep episodes in this folder; the same command again goes on.")
     ] = None,
+    suite: Annotated[
+        str, typer.Option(help="Play a named suite, part by part, instead of one split: " + ", ".join(suites.names()))
+    ] = "",
     plan: Annotated[
         float | None,
         typer.Option(min=0.001, max=0.999, help="Play nothing: say how many tasks and trials show this difference."),
@@ -65,19 +70,54 @@ def evaluate(
         return
     if not target:
         raise RequestError("Expected a target to evaluate: expert, random, empty, a run folder, a model or a hub id.")
+    how = {"trials": trials, "temperature": temperature, "engine": engine, "seed": seed, "console": err}
+    if suite:
+        if env or split or tasks or param:
+            raise RequestError("Expected --suite alone: it says which environments, splits and tasks are played.")
+        _evaluate_suite(target, suites.load(suite), folder, how, as_json)
+        return
     from ..config import parse_settings
     from ..target import evaluate_target
 
     result = asyncio.run(
         evaluate_target(
-            target, env=env, split=split, trials=trials, count=tasks, temperature=temperature, engine=engine, seed=seed,
-            params=parse_settings(param or []), console=err, out=folder,
+            target, env=env, split=split, count=tasks, params=parse_settings(param or []), out=folder, **how
         )
     )  # fmt: skip
     if as_json:
         emit(result.to_json())
     else:
         _print_evaluation(result)
+
+
+def _evaluate_suite(target: str, suite: suites.Suite, folder: Path | None, how: dict[str, Any], as_json: bool) -> None:
+    """Every part that can run here; a part that the policy was trained on says so."""
+    from ..target import evaluate_target, trained_on
+
+    keys, found = trained_on(target), list[dict[str, Any]]()
+    for part in suite.parts:
+        head = {"part": part.name, "kind": part.kind, "env": part.env, "contaminated": len(part.known_to(keys))}
+        if reason := registry.spec(part.env).reason():
+            found.append({**head, "unavailable": reason})
+            err.print(f"{part.name}: left out, {part.env} {reason}", markup=False, soft_wrap=True)
+            continue
+        out_folder = folder / part.name.replace(" ", "-") if folder else None
+        result = asyncio.run(
+            evaluate_target(
+                target, env=part.env, split=part.split, count=part.count, params={}, out=out_folder,
+                tasks=part.tasks(), **how,
+            )
+        )  # fmt: skip
+        found.append({**result.to_json(), **head})
+        if not as_json:
+            out.print(f"{part.name} ({part.kind})", style="bold")
+            if head["contaminated"]:
+                out.print(
+                    f"  trained on {head['contaminated']} of these tasks: this number is not held out", style="red"
+                )
+            _print_evaluation(result)
+    if as_json:
+        emit({"suite": suite.name, "version": suite.version, "parts": found})
 
 
 def _print_evaluation(result: Evaluation) -> None:

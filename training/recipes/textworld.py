@@ -37,7 +37,7 @@ def textworld_grid() -> Recipe:
     Names are open: what a policy must learn is to copy the words of its goal from the listed commands, and that takes
     many games. 150 of them are learned by heart (11 % held out, as random play), 1,200 are not.
 
-    Obtained with `turnwise train textworld_grid` (seed 0, 2 cores, torch engine, 10 minutes beside other programs, after
+    Obtained with `turnwise train textworld_grid` (seed 0, 2 cores, torch engine, 10 minutes beside other programs and
     as long for compiling 1,300 games): held-out success 69.0 % [59.4, 77.2] after imitation, 68.0 % [58.3, 76.3] after
     20 RL steps, paired difference -1.0 points [-6.3, +4.3] on 100 games: what it can do it has from imitation.
     """
