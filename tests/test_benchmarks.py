@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 
 import env_speed  # noqa: E402
+import eval as evaluation  # noqa: E402
 import gpu  # noqa: E402
 import measure  # noqa: E402
 import rollouts  # noqa: E402
@@ -161,6 +162,18 @@ def test_the_environment_benchmark_measures_every_part(
     assert ratio == pytest.approx(rates["fast engine"][0] / rates["stock engine"][0], rel=0.05)
     assert all(size > 0 for name, size in found["memory"]["results"]["mb_per_environment"].items() if "worker" in name)
     assert {"load_average_before", "versions", "cores"} <= set(found["pool"]["conditions"])
+
+
+def test_an_evaluation_is_timed_with_and_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[int] = []
+    keep = evaluation.play
+    monkeypatch.setattr(
+        evaluation, "play", lambda chosen, trials, record: recorded.append(record) or keep(chosen, trials, record)
+    )
+    found = evaluation.measure("Toy", {"count": 5}, 2, 1)
+    assert found["episodes"] == 10 and found["episodes_per_s"]["median"] > 0
+    assert recorded == [False, True] * 2  # one round warms up
+    assert set(found["seconds"]) == {"plain", "recorded"} and found["recording"]["ratio_cpu"]["median"] > 0
 
 
 def test_a_spread_names_its_goal() -> None:
