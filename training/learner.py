@@ -23,29 +23,13 @@ from .catalogue.process import outcome_pull
 from .collate import Encoded
 from .config import RLConfig
 from .credit import total_rewards
+from .critic import Critic
 from .curvature import action_curvature
 from .extract import follow_trainer, sampled
 from .objective import Coefficient, advantages, coefficient, loss_weights, next_state, reward, total_loss
 from .parameters import call
 from .regularizers import Update
 from .scoring import micro_batches, score_actions
-
-
-class Critic(nn.Module):
-    """State values from an own copy of the policy's backbone and a linear head that starts at zero."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.backbone = copy.deepcopy(model.base_model)
-        self.head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=model.device)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        """`[B, T + 1]` values in float32: entry t is that of the state before token t, the last that after all."""
-        hidden = self.backbone(input_ids=ids_BT, use_cache=False).last_hidden_state
-        after = self.head(hidden)[..., 0].float()
-        return torch.cat([after.new_zeros(len(after), 1), after], dim=1)
 
 
 class _Reading(NamedTuple):
@@ -210,15 +194,19 @@ class Learner:
             logp[index], entropy[index] = read.logp_BT.detach(), read.entropy_BT.detach()
             silent = {"masked": _silenced(part.mask, adv[index], coef.coef_BT, weights.policy_BT[index])}
             _add(added, terms, {**coef.metrics, **silent}, int(part.mask.sum()) / tokens)
-        for name in [name for name in self.optimizers if name != "process"]:  # that one has a loss of its own
-            optimizer = self.optimizers[name]
-            norm = nn.utils.clip_grad_norm_(_parameters(optimizer), self.config.grad_clip)
-            added[f"grad_norm/{name}"] = float(norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        for name, value in added.items():
+        for name, value in {**added, **self._step()}.items():
             sums.setdefault(name, []).append(value)
         return logp, entropy
+
+    def _step(self) -> dict[str, float]:
+        """Step policy and critic on the gradients gathered; returns their norms before clipping."""
+        norms = {}
+        for name in [name for name in self.optimizers if name != "process"]:  # that one has a loss of its own
+            optimizer = self.optimizers[name]
+            norms[f"grad_norm/{name}"] = float(nn.utils.clip_grad_norm_(_parameters(optimizer), self.config.grad_clip))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return norms
 
     def _turn_by_turn(self, ids: Tensor, batch: Batch, lengths: list[int], sums: dict[str, list[float]]) -> None:
         """One update per turn index, the last first; each later turn's log-probs after its update are `logp_after`."""
