@@ -3,13 +3,15 @@
 # make test    the whole test suite
 # make lint    format, lint and types
 # make exact   our ALFWorld engine against TextWorld's own in hundreds of games (half an hour)
+# make screenshots DIR=runs   PNGs of the viewer's pages on the runs under DIR, into runs/screenshots
 # Each works alone, first, in a clean clone; set-up is skipped while nothing changed.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup java chromium demo test lint format clean exact
+.PHONY: help setup java chromium demo test lint format clean exact screenshots
 
 PYTHON ?= python3
+DIR ?= runs
 ENGINE ?= vllm
 OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 VENV := .venv
@@ -84,3 +86,6 @@ clean:
 
 exact: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/alfworld_exact.py
+
+screenshots: setup
+	$(BIN)/python docs/screenshots.py $(DIR) runs/screenshots

@@ -24,6 +24,7 @@ from ..envs import registry
 from ..envs.errors import RequestError, TurnwiseError
 from .evaluation import commands
 from .terminal import Json, Params, emit, err, fail, out
+from .viewer import commands as viewer_commands
 
 app = typer.Typer(
     help="Train and evaluate agents on text environments.", no_args_is_help=True, add_completion=False,
@@ -288,6 +289,7 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")], as_json: Js
 
 
 commands.add_to(app)
+viewer_commands.add_to(app)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -23,6 +23,29 @@ from .store import outcomes, symptoms_of
 
 Base = Annotated[Path, typer.Argument(help="Run or evaluation folder of the policy as it is.")]
 Candidate = Annotated[Path, typer.Argument(help="Folder of the policy that may replace it.")]
+Target = Annotated[str, typer.Argument(help="expert, random, empty, a run folder, a model folder or a hub id.")]
+Env = Annotated[str, typer.Option(help="Environment id; default: the run's.")]
+Split = Annotated[str, typer.Option(help="Split; default: the run's held-out split, else test.")]
+Trials = Annotated[int, typer.Option(min=1, help="Episodes per task.")]
+Count = Annotated[int | None, typer.Option(min=1, help="Tasks of the split; default: the run's, else 100.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy.")]
+EngineName = Annotated[str, typer.Option(help="torch or vllm.")]
+Seed = Annotated[int, typer.Option(help="Seed of the episodes.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Keep episodes in this folder; the same command again goes on.")
+]
+SuiteName = Annotated[
+    str, typer.Option(help="Play a named suite, part by part, instead of one split: " + ", ".join(suites.names()))
+]
+Planned = Annotated[
+    float | None,
+    typer.Option(min=0.001, max=0.999, help="Play nothing: say how many tasks and trials show this difference."),
+]
+Rate = Annotated[float, typer.Option(min=0.01, max=0.99, help="With --plan: success expected of the base.")]
+Agreement = Annotated[float, typer.Option(min=0.0, max=1.0, help="With --plan: share of variance that is the task's.")]
+Likeness = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="With --plan: how alike tasks are hard for both policies.")
+]
 KEYS_SHOWN = 10
 
 
@@ -34,36 +57,11 @@ def add_to(app: typer.Typer) -> None:
 
 
 def evaluate(
-    target: Annotated[
-        str, typer.Argument(help="expert, random, empty, a run folder, a model folder or a hub id.")
-    ] = "",
-    env: Annotated[str, typer.Option(help="Environment id; default: the run's.")] = "",
-    split: Annotated[str, typer.Option(help="Split; default: the run's held-out split, else test.")] = "",
-    trials: Annotated[int, typer.Option(min=1, help="Episodes per task.")] = 1,
-    tasks: Annotated[int | None, typer.Option(min=1, help="Tasks of the split; default: the run's, else 100.")] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    engine: Annotated[str, typer.Option(help="torch or vllm.")] = "torch",
-    seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
-    folder: Annotated[
-        Path | None, typer.Option("--out", help="Keep episodes in this folder; the same command again goes on.")
-    ] = None,
-    suite: Annotated[
-        str, typer.Option(help="Play a named suite, part by part, instead of one split: " + ", ".join(suites.names()))
-    ] = "",
-    plan: Annotated[
-        float | None,
-        typer.Option(min=0.001, max=0.999, help="Play nothing: say how many tasks and trials show this difference."),
-    ] = None,
-    rate: Annotated[float, typer.Option(min=0.01, max=0.99, help="With --plan: success expected of the base.")] = 0.5,
-    agreement: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="With --plan: share of variance that is the task's.")
-    ] = 0.5,
-    likeness: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="With --plan: how alike tasks are hard for both policies.")
-    ] = 0.7,
-    param: Params = None,
-    as_json: Json = False,
-) -> None:
+    target: Target = "", env: Env = "", split: Split = "", trials: Trials = 1, tasks: Count = None,
+    temperature: Temperature = 0.0, engine: EngineName = "torch", seed: Seed = 0, folder: Out = None,
+    suite: SuiteName = "", plan: Planned = None, rate: Rate = 0.5, agreement: Agreement = 0.5, likeness: Likeness = 0.7,
+    param: Params = None, as_json: Json = False,
+) -> None:  # fmt: skip
     """Held-out evaluation: success with a 95 % interval over tasks, why episodes ended, what they cost."""
     if plan is not None:
         _print_plans(plan, rate, agreement, likeness, tasks, as_json)

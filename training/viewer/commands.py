@@ -1,0 +1,64 @@
+"""The command `turnwise view`."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...envs.errors import RequestError
+from ..terminal import Json, emit, err, out
+
+NEEDS = ("fastapi", "uvicorn", "jinja2", "plotly", "scipy")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command()(view)
+
+
+def view(
+    folder: Annotated[Path, typer.Argument(help="Folder with runs and evaluations, or one of them.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8765,
+    host: Annotated[str, typer.Option(help="Address to listen on; another than the default opens it to others.")] = (
+        "127.0.0.1"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Runs and evaluations in the browser, live while they are trained; ends with Ctrl-C."""
+    missing = [name for name in NEEDS if find_spec(name) is None]
+    if missing:
+        raise RequestError(f"The viewer needs {', '.join(missing)}: pip install 'turnwise[train,web]'.")
+    if not folder.is_dir():
+        raise RequestError(f"Expected a folder with runs, got {str(folder)!r}. `turnwise train` writes runs/NAME-1.")
+    import uvicorn
+
+    from .app import create_app
+    from .guard import is_local
+
+    with _listen(host, port) as listening:
+        name = f"[{host}]" if ":" in host else host
+        url = f"http://{name}:{listening.getsockname()[1]}/"
+        if not is_local(host):
+            err.print(f"warning: whoever can reach {host} can read what lies under {folder}", markup=False)
+        if as_json:
+            emit({"url": url, "folder": str(folder)})
+        else:
+            out.print(url, markup=False)
+        server = uvicorn.Server(uvicorn.Config(create_app(folder, host), log_level="warning", access_log=False))
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise RequestError(
+            f"Cannot listen on {host} port {port}: {error.strerror or error}. Give another --port (0: any) or --host."
+        ) from error
