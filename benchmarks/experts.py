@@ -15,6 +15,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,16 @@ def measure(
     return {"env": id, "params": params, "split": split, "agents": rows, "conditions": conditions}
 
 
+class _Pool(EnvPool):
+    """Environments that list commands where they can, so that the random agent has something to draw from."""
+
+    def lease(self, task: Task, **kwargs: Any) -> Any:
+        listed = {"commands": True} if "commands" in signature(env_class(task.env)).parameters else {}
+        return super().lease(task, **listed, **kwargs)
+
+
 async def _play(agent: str, tasks: Sequence[Task], workers: int) -> dict[str, Any]:
-    pool = EnvPool(workers=workers)
+    pool = _Pool(workers=workers)
     try:
         found = await evaluate(ScriptedAgent(agent), tasks, pool)
     finally:

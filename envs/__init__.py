@@ -76,6 +76,21 @@ register(
     evaluation_only=True,
 )
 register(
+    "turnwise/BlocksWorld-v0",
+    f"{_HERE}.blocksworld:BlocksWorldEnv",
+    summary="Stack coloured blocks as asked; puzzles by their optimal number of actions, plans counted.",
+)
+register(
+    "turnwise/Game24-v0",
+    f"{_HERE}.game24:Game24Env",
+    summary="Make 24 from four numbers in three exact steps; all 1,362 puzzles.",
+)
+register(
+    "turnwise/SearchQA-v0",
+    f"{_HERE}.search.env:SearchQAEnv",
+    summary="Questions of one to three hops over a generated corpus, by tool calls; abstaining where nothing tells.",
+)
+register(
     "turnwise/ScienceWorld-v0",
     f"{_HERE}.scienceworld.env:ScienceWorldEnv",
     summary="Science experiments in text, 30 kinds, official splits; needs Java.",

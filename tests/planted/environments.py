@@ -12,6 +12,15 @@ T_CALLS, T_TOOLS, T_DESK, T_BFCL = (
     ("test_tool_calls.py",), ("test_tools.py",), ("test_servicedesk.py",), ("test_bfcl.py",),
 )  # fmt: skip
 
+SEARCH, WORLD, GRADING, ASKED = (f"envs/search/{name}.py" for name in ("env", "corpus", "grading", "questions"))
+BLOCKS, T_BLOCKS, GAME24, T_GAME24 = (
+    "envs/blocksworld.py",
+    ("test_blocksworld.py",),
+    "envs/game24.py",
+    ("test_game24.py",),
+)
+T_SEARCH = ("test_search.py",)
+
 REWARD, T_SHOP = "envs/shop/reward.py", ("test_shop.py",)
 
 MUTANTS = (
@@ -122,4 +131,76 @@ MUTANTS = (
     ),
     Mutant("any purchase succeeds", "envs/shop/env.py", "score, score == 1.0,", "score, bought,", T_SHOP),
     Mutant("the shop does not escape", "envs/shop/site.py", "autoescape=True", "autoescape=False", T_SHOP),
+    Mutant(
+        "abstaining is always right",
+        SEARCH,
+        "exact = self.abstained and gold is None",
+        "exact = self.abstained",
+        T_SEARCH,
+    ),
+    Mutant(
+        "all the words are an exact match",
+        SEARCH,
+        "exact, f1 = exact_match(self.given, gold), token_f1(self.given, gold)",
+        "exact, f1 = token_f1(self.given, gold) == 1.0, token_f1(self.given, gold)",
+        T_SEARCH,
+    ),
+    Mutant("answers count as tool calls", SEARCH, '"counts": {"tool_calls": float(searches)},', "", T_SEARCH),
+    Mutant("untold facts are told", WORLD, "            if is_told:\n", "            if value:\n", T_SEARCH),
+    Mutant("worlds share names", WORLD, "_words(rng, ONSETS[split])", '_words(rng, ONSETS["train"])', T_SEARCH),
+    Mutant("a capital can be anywhere", WORLD, 'if key == "capital":', 'if key == "":', T_SEARCH),
+    Mutant(
+        "a row is its mean cell", GRADING, "sum(map(all, cells))", "sum(sum(row) / len(row) for row in cells)", T_SEARCH
+    ),
+    Mutant(
+        "double keys count",
+        GRADING,
+        "left, right = _by_key(predicted, keys), _by_key(gold, keys)",
+        "left, right = _by_key(predicted, keys), _by_key(gold, keys)\n    left |= {(str(i),): {} for i in "
+        "range(len(predicted) - len(left))}",
+        T_SEARCH,
+    ),
+    Mutant("the chain may come round", ASKED, "if value is None or value in chain:", "if value is None:", T_SEARCH),
+    Mutant(
+        "a block with another on it can be taken",
+        BLOCKS,
+        "for block, below in enumerate(blocks) if block not in covered",
+        "for block, below in enumerate(blocks)",
+        T_BLOCKS,
+    ),
+    Mutant("plans are counted once per state", BLOCKS, "following.get(after, 0) + ways[each]", "1", T_BLOCKS),
+    Mutant(
+        "one condition is enough",
+        BLOCKS,
+        "return all(blocks[block] == below",
+        "return any(blocks[block] == below",
+        T_BLOCKS,
+    ),
+    Mutant(
+        "splits share puzzles of blocks",
+        BLOCKS,
+        'if not goal or split_of(f"{start} {sorted(goal)}") != split:',
+        "if not goal:",
+        T_BLOCKS,
+    ),
+    Mutant(
+        "conditions met at first earn points",
+        BLOCKS,
+        "        self._met = self._count()\n",
+        "        self._met = 0\n",
+        T_BLOCKS,
+    ),
+    Mutant("a wrong result is taken", GAME24, "        if merge.value != said:", "        if False:", T_GAME24),
+    Mutant("24 with numbers left wins", GAME24, "self.numbers == (TARGET,)", "TARGET in self.numbers", T_GAME24),
+    Mutant("a number can be used twice", GAME24, "    left.remove(merge.right)\n", "", T_GAME24),
+    Mutant(
+        "arithmetic is not exact",
+        GAME24,
+        'return left * right if operator == "*" else left / right',
+        'return left * right if operator == "*" else Fraction(round(float(left / right), 4))',
+        T_GAME24,
+    ),
+    Mutant(
+        "formulas differ by order", GAME24, "(b - a, (y - x) % _PRIME)}", "(b - a, (y - 2 * x) % _PRIME)}", T_GAME24
+    ),
 )
