@@ -11,9 +11,9 @@ def alfworld_small() -> Recipe:
     """Pick-and-place in rooms never seen in training; the goal is repeated in every observation.
 
     Obtained with `turnwise train alfworld_small` (seed 0, 2 cores, vLLM): held-out success 40.5 % [33.9, 47.4]
-    before RL, 68.5 % [61.8, 74.5] after, paired difference +28.0 points [+20.2, +35.8] on 200 games; elsewhere,
-    whose products round otherwise, 40.0 to 70.5 %, +30.5 [+22.9, +38.1]. The policy of that run on
-    the published games, whose rooms are several times larger (`turnwise eval RUN --env ALFWorld --split
+    before RL, 68.5 % [61.8, 74.5] after, paired difference +28.0 points [+20.2, +35.8] on 200 games; on a
+    machine that rounds otherwise 40.0 to 70.5 %, +30.5 [+22.9, +38.1]. The policy of that run on the published games,
+    whose rooms are several times larger (`turnwise eval RUN --env ALFWorld --split
     official_valid_seen --tasks 35 --param task_types=pick_and_place_simple`): 20.0 % [10.0, 35.9] of 35.
     """
     return Recipe(
