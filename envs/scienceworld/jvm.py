@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-from contextlib import suppress
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
 from ..errors import EnvError, RequestError
 
@@ -62,38 +63,32 @@ class Simulator:
     def __init__(self) -> None:
         self._machine = _Machine.shared()
         self._machine.users.add(id(self))
-        try:
+        with self._doing("start"):
             self._gateway = self._machine.connect()
             self._interface = self._new_interface()
             self._agent: Any = None
-        except Exception as error:
-            self._broke("start", error)
 
     def load(self, task: str, variation: int, simplification: str, gold: bool = False) -> None:
         """Begin a variation of a task; `gold=True` also computes its gold path, which takes seconds."""
-        try:
+        with self._doing("load a task"):
             problem = self._interface.load(task, variation, simplification, gold)
             self._detach(self._agent)
             option = self._interface.agentInterface()
             self._agent = option.get()
             self._detach(option)
-        except Exception as error:
-            self._broke("load a task", error)
         self._answer = Answer("", 0.0, False)
         if problem:
             raise EnvError(f"ScienceWorld cannot load {task} variation {variation} ({simplification!r}): {problem}")
 
     def step(self, action: str) -> Answer:
         """Act. The engine's inner layer is called: the outer one also looks around and lists what it sees, unasked."""
-        try:
+        with self._doing("act"):
             if action.strip().lower() in _OUTER_ACTIONS:
                 return self._answer._replace(text=self._interface.step(action))
             answer = self._agent.step(action)
             text, score, over = str(answer.toString())[1:-1].rsplit(",", 2)  # one call instead of three
             self._detach(answer)
             problem = self._agent.getErrorStateMessage() if float(score) < 0 else ""
-        except Exception as error:
-            self._broke("act", error)
         if problem:  # the engine catches its own exceptions and scores -1 from then on
             raise EnvError(f"ScienceWorld failed: {problem}")
         self._answer = Answer(text or UNKNOWN_ACTION, float(score), over == "true")
@@ -101,31 +96,25 @@ class Simulator:
 
     def describe(self) -> tuple[str, str]:
         """The task in words, and a look around that takes no time."""
-        try:
+        with self._doing("describe the task"):
             return self._interface.getTaskDescription(), self._interface.freeActionLook()
-        except Exception as error:
-            self._broke("describe the task", error)
 
     def commands(self) -> tuple[str, ...]:
         """Everything that can be done now, sorted; slow. Leaves the game's random numbers as they were."""
-        try:
+        with self._doing("list commands"):
             seed = self._seed_field.get(self._random)
             listed = self._interface.getValidActionObjectCombinations()
             found = "\n".join(listed)
             self._detach(listed)
             self._random.setSeed(seed ^ _SCRAMBLE)
-        except Exception as error:
-            self._broke("list commands", error)
         return tuple(sorted(set(found.split("\n")))) if found else ()
 
     def gold_path(self) -> list[str]:
         """The gold actions of the task loaded with `gold=True`."""
-        try:
+        with self._doing("tell the gold path"):
             listed = self._interface.getGoldActionSequence()
             path = [str(action) for action in listed]
             self._detach(listed)
-        except Exception as error:
-            self._broke("tell the gold path", error)
         return path
 
     @property
@@ -164,14 +153,19 @@ class Simulator:
         if reference is not None:
             self._gateway.detach(reference)
 
-    def _broke(self, what: str, error: Exception) -> NoReturn:
+    @contextmanager
+    def _doing(self, what: str) -> Iterator[None]:
+        """The boundary to foreign code: whatever it raises ends the machine and becomes `EnvError`."""
         try:
-            reason = str(error)  # py4j asks the machine, which may be gone
-        except Exception:
-            reason = "the Java process is gone"
-        self._machine.end()
-        message = f"ScienceWorld's Java machine failed to {what}: {type(error).__name__}: {reason}"
-        raise EnvError(message[:2000]) from error
+            yield
+        except Exception as error:
+            try:
+                reason = str(error)  # py4j asks the machine, which may be gone
+            except Exception:
+                reason = "the Java process is gone"
+            self._machine.end()
+            message = f"ScienceWorld's Java machine failed to {what}: {type(error).__name__}: {reason}"
+            raise EnvError(message[:2000]) from error
 
 
 class _Machine:
