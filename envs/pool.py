@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any, Protocol
 
@@ -70,7 +70,8 @@ class EnvPool:
     the processes; further leases, at most `max_waiting`, wait in order of arrival. Workers start when first needed.
 
     `deadline_s` limits each call to a worker and `lease_s` each lease of one, in seconds; what is played in the
-    calling process has no limit. `isolate_all` plays safe environments in workers too.
+    calling process has no limit. `isolate_all` plays safe environments in workers too. `options` go to the class of
+    every environment that is made.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class EnvPool:
         isolate_all: bool = False,
         lease_s: float = 21_600.0,
         max_waiting: int = 4096,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         if workers < 1 or deadline_s <= 0 or lease_s <= 0 or max_waiting < 0:
             raise RequestError(
@@ -87,7 +89,7 @@ class EnvPool:
                 f"got {workers}, {deadline_s}, {lease_s} and {max_waiting}."
             )
         self.workers, self.deadline_s, self.isolate_all = workers, deadline_s, isolate_all
-        self.lease_s, self.max_waiting = lease_s, max_waiting
+        self.lease_s, self.max_waiting, self.options = lease_s, max_waiting, dict(options or {})
         self._waiting = 0
         self._leased: set[Worker] = set()
         self._idle: list[Worker] = []
@@ -97,8 +99,8 @@ class EnvPool:
 
     @asynccontextmanager
     async def lease(self, task: Task, **env_kwargs: Any) -> AsyncIterator[PlayedEnv]:
-        """An environment ready to `reset()` to `task`, constructed with `env_kwargs`."""
-        cls = env_class(task.env)
+        """An environment ready to `reset()` to `task`, constructed with the pool's options and `env_kwargs`."""
+        cls, env_kwargs = env_class(task.env), {**self.options, **env_kwargs}
         if not cls.isolated and not self.isolate_all:
             env = cls(**env_kwargs)
             try:

@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import threading
 import time
+from array import array
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_cli import settings, turnwise
 from turnwise.agents.trajectory import Trajectory, Turn
 from turnwise.envs.browser import program
@@ -26,7 +29,7 @@ from turnwise.training.run import Run
 
 fastapi = pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient  # noqa: E402
-from turnwise.training.viewer import commands, episodes, folders, guard, summary  # noqa: E402
+from turnwise.training.viewer import commands, episodes, folders, guard, summary, tree  # noqa: E402
 from turnwise.training.viewer.app import create_app  # noqa: E402
 
 EVIL = "<script>window.hacked = 1</script><img src=x onerror='window.hacked=1'>"
@@ -139,8 +142,6 @@ def test_the_reader_shows_the_tokens_of_the_episode(root: Path) -> None:
     stored = [row[0] for row in db.execute("SELECT logprobs FROM tokens WHERE episode = 1 ORDER BY turn")]
     observations = [row[0] for row in db.execute("SELECT observation FROM turns WHERE episode = 1 ORDER BY turn")]
     db.close()
-    from array import array
-
     expected = [value for blob in stored for value in array("f", blob)]
     shown = [float(value) for value in re.findall(r'data-logp="([^"]*)"', page)]
     assert shown == pytest.approx(expected) and len(shown) > 2
@@ -159,6 +160,99 @@ def test_shades_are_offered_only_where_tokens_were_recorded(tmp_path: Path) -> N
     small_run(tmp_path / "r", {"a": True}).close()
     page = client(tmp_path).get("/episode", params={"run": "r", "id": 1}).text
     assert "data-shade" not in page and "violations 2.0" in page and "reward +1" in page
+
+
+def test_training_episodes_can_be_shaded_by_what_the_update_made_of_them(root: Path) -> None:
+    db = sqlite3.connect(root / "one" / "run.sqlite")
+    (id,) = db.execute("SELECT id FROM episodes WHERE phase = 'train' AND step = 1 ORDER BY id LIMIT 1").fetchone()
+    rows = db.execute("SELECT output, advantage, coefficient, entropy FROM tokens JOIN shades USING (episode, turn) "
+                      "WHERE episode = ? ORDER BY turn", (id,)).fetchall()  # fmt: skip
+    db.close()
+    page = client(root).get("/episode", params={"run": "one", "id": id}).text
+    assert re.findall(r'data-shade="(\w+)"', page) == ["logp", "p", "entropy", "advantage", "coefficient"]
+    for column, name in enumerate(("advantage", "coefficient", "entropy"), 1):
+        expected = [value for row in rows for value in array("f", row[column])]
+        shown = [float(value) for value in re.findall(f' data-{name}="([^"]*)"', page)]
+        assert shown == pytest.approx(expected) and len(shown) == sum(len(array("i", row[0])) for row in rows) > 2
+    assert all(value > 0 for value in array("f", rows[0][3]))  # nats of a policy that is not sure
+
+
+def test_a_run_of_an_earlier_version_has_no_shades_and_is_read(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "r", {"a": True})
+    run.db.execute("DROP TABLE shades")
+    run.close()
+    page = client(tmp_path).get("/episode", params={"run": "r", "id": 1}).text
+    assert "reward +1" in page and "data-shade" not in page
+
+
+def test_reward_parts_stand_at_their_turn(tmp_path: Path) -> None:
+    rewards = {"outcome": 2.0, "step_cost": 0.25, "of_my_own": 1.0}
+    run = Run.create(tmp_path / "r", {"recipe": {"name": "r", "rewards": rewards}})
+    won = played("a", True)
+    first = won.turns[0].model_copy(update={"reward": 0.0})
+    run.record(1, "train", {}, [won.model_copy(update={"turns": (first, *won.turns)})])
+    run.close()
+    page = client(tmp_path).get("/episode", params={"run": "r", "id": 1}).text
+    shown = [re.findall(r"(outcome|step_cost|of_my_own) ([+-][\d.]+)", text) for text in page.split('id="turn-')[1:]]
+    assert shown == [[("step_cost", "-0.25")], [("outcome", "+2"), ("step_cost", "-0.25")]]
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [("outcome", [1]), ("progress", [1, 3]), ("invalid_penalty", [2]), ("inadmissible_penalty", [3]),
+     ("violation_penalty", [1, 3])],
+)  # fmt: skip
+def test_episodes_are_found_by_reward_part(tmp_path: Path, part: str, expected: list[int]) -> None:
+    run = Run.create(tmp_path / "r", {"recipe": {"name": "r"}})
+    lost = played("b", False)
+    still = lost.turns[0].model_copy(update={"valid": False, "counts": {}})
+    wrong = lost.turns[0].model_copy(update={"reward": 0.5, "admissible": False})
+    lost_ones = [lost.model_copy(update={"turns": (turn,)}) for turn in (still, wrong)]
+    run.record(1, "train", {}, [played("a", True), *lost_ones])
+    assert [row["id"] for row in episodes.page(run.db, episodes.Filter(part=part)).rows] == expected
+    run.close()
+    site = client(tmp_path)
+    assert site.get("/episodes", params={"run": "r", "part": part}).text.count('class="row"') == len(expected)
+    assert site.get("/episodes", params={"run": "r", "part": "1; DROP TABLE turns"}).status_code == 400
+
+
+def branch(id: int, actions: str, won: bool = False, score: float = 0.0) -> tree.Branch:
+    return tree.Branch(id, tuple(actions), won, score, "success" if won else "failure")
+
+
+def test_a_tree_merges_equal_beginnings() -> None:
+    root = tree.tree([branch(1, "abc", True, 1.0), branch(2, "abd", False, 0.5), branch(3, "x"), branch(4, "ab")])
+    assert (root.visits, root.wins, root.score) == (4, 1, 0.375)
+    ab, x = root.children
+    assert (ab.actions, ab.visits, ab.wins, ab.score, [b.id for b in ab.ends]) == (("a", "b"), 3, 1, 0.5, [4])
+    assert [(n.actions, [b.id for b in n.ends]) for n in ab.children] == [(("c",), [1]), (("d",), [2])]
+    assert (x.actions, [b.id for b in x.ends], x.children) == (("x",), [3], [])
+
+
+@given(st.lists(st.text("ab", max_size=4), min_size=1, max_size=12))
+def test_every_episode_is_found_in_the_tree_by_its_actions(words: list[str]) -> None:
+    def ends(node: tree.Node, above: tuple[str, ...]) -> Iterator[tuple[int, tuple[str, ...]]]:
+        here = above + node.actions
+        yield from ((b.id, here) for b in node.ends)
+        assert node.visits == len(node.ends) + sum(child.visits for child in node.children)
+        for child in node.children:
+            yield from ends(child, here)
+
+    assert sorted(ends(tree.tree([branch(i, word) for i, word in enumerate(words)]), ())) == [
+        (i, tuple(word)) for i, word in enumerate(words)
+    ]
+
+
+def test_the_tree_page_joins_retries_to_their_base(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "r", {"a": True})
+    base = played("a", False)
+    run.record(2, "train", {}, [base])
+    run.record(2, "retry", {}, [base.model_copy(update={"turns": (*base.turns, *played("a", True, "<b>x</b>").turns)})])
+    run.close()
+    page = client(tmp_path).get("/tree", params={"run": "r", "id": 3}).text
+    assert "2 episodes, 0 won" in page and re.findall(r'id=(\d+)">\d+</a> <span class="badge', page) == ["3", "2"]
+    assert "<b>x" not in page and "&lt;b&gt;x&lt;/b&gt;" in page
+    assert client(tmp_path).get("/tree", params={"run": "r", "id": 99}).status_code == 404
 
 
 def test_a_group_has_every_episode_of_the_task_and_no_other(tmp_path: Path) -> None:

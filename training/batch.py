@@ -136,6 +136,12 @@ class Batch:
         taken = {f.name: pick(getattr(self, f.name)) for f in dataclasses.fields(self)}
         return dataclasses.replace(self, **taken | {"extras": {key: x[picked] for key, x in self.extras.items()}})
 
+    def to(self, device: torch.device) -> Batch:
+        """The batch with every tensor on `device`."""
+        fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+        moved = {name: value.to(device) for name, value in fields if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **moved, extras={name: x.to(device) for name, x in self.extras.items()})
+
     def extra(self, name: str) -> Tensor:
         """An entry of `extras` that this computation cannot do without."""
         if name not in self.extras:

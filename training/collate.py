@@ -24,6 +24,8 @@ class Encoded(NamedTuple):
     lengths: list[int]
     """Tokens of each row."""
     batch: Batch
+    trajectories: list[Trajectory]
+    """Those that are in the batch, by `Batch.trajectory`."""
 
 
 def encode(trajectories: Sequence[Trajectory], weights: Mapping[str, float], extras: Iterable[str] = ()) -> Encoded:
@@ -62,7 +64,7 @@ def encode(trajectories: Sequence[Trajectory], weights: Mapping[str, float], ext
         extras=extract(extras, kept, rows),
     )
     ids = _pad([row.ids for _, row in rows], 0, torch.long)
-    return Encoded(ids, [len(row.ids) for _, row in rows], batch.validate())
+    return Encoded(ids, [len(row.ids) for _, row in rows], batch.validate(), kept)
 
 
 def _turn_rewards(

@@ -39,6 +39,9 @@ class EnvConfig(_Part):
     eval_split: str = "test"
     eval_tasks: int = Field(default=100, ge=1)
     eval_params: dict[str, Any] | None = Field(default=None, description="where held-out tasks differ; None: `params`")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the environment's class: what it lists and shows, ..."
+    )
 
 
 class SFTConfig(_Part):
@@ -248,7 +251,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-OPEN = ("params", "slots", "rl.collect_params", "env.params", "env.eval_params", "rewards")
+OPEN = ("params", "slots", "rl.collect_params", "env.params", "env.eval_params", "env.options", "rewards")
 """Dictionaries that take any key here; whoever reads them checks."""
 
 

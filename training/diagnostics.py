@@ -17,6 +17,7 @@ from ..envs.errors import TurnwiseError
 from .batch import Batch, segment_mean, segment_sum
 from .config import Alarm
 from .credit import Rewards, gae
+from .extract import sampled
 
 NGRAM = 4
 TURNS_SHOWN = 8
@@ -98,6 +99,16 @@ def of_batch(batch: Batch, rewards: Rewards, gamma: float) -> dict[str, float]:
     if batch.values is not None:
         found |= critic_residual(batch, rewards, gamma)
     return found
+
+
+def sampler_gap(batch: Batch) -> dict[str, float]:
+    """|log-prob of the engine - log-prob of the trainer| at the weights that sampled: largest and mean."""
+    if batch.logp_rollout is None or batch.logp_old is None:
+        return {}
+    gap = (batch.logp_rollout - batch.logp_old)[sampled(batch)].abs()
+    if not len(gap):
+        return {}
+    return {"gap/max": float(gap.max()), "gap/mean": float(gap.mean())}
 
 
 def entropy_by_turn(batch: Batch) -> dict[str, float]:

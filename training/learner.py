@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..envs.errors import RequestError
-from . import diagnostics
+from . import diagnostics, shades
 from .algorithms import Algorithm, needs
 from .batch import Batch
 from .catalogue.process import outcome_pull
@@ -25,7 +25,7 @@ from .config import RLConfig
 from .credit import total_rewards
 from .critic import Critic
 from .curvature import action_curvature
-from .extract import follow_trainer, sampled
+from .extract import follow_trainer
 from .objective import Coefficient, advantages, coefficient, loss_weights, next_state, reward, total_loss
 from .parameters import call
 from .regularizers import Update
@@ -40,6 +40,14 @@ class _Reading(NamedTuple):
     mean_logp_BT: Tensor
     values_BT: Tensor | None
     final_B: Tensor | None
+
+
+class _Pass(NamedTuple):
+    """What the gradient pass over a minibatch read and did, [B, T]."""
+
+    logp_BT: Tensor
+    entropy_BT: Tensor
+    coef_BT: Tensor
 
 
 class Learner:
@@ -70,6 +78,8 @@ class Learner:
         """PRIME's model of process rewards; starts as the policy."""
         if self.process is not None:
             self.optimizers["process"] = _adamw(self.process, config.critic_lr, config.weight_decay)
+        self.shades: shades.Shades = {}
+        """Of the last update, token by token: for whoever wants to see what it made of an episode."""
         self.by_turn = "turn_by_turn" in self.needs
         if self.by_turn and config.epochs * config.minibatches > 1:
             raise RequestError(
@@ -87,7 +97,7 @@ class Learner:
         """One algorithm step over a whole batch; returns its metrics, means over tokens unless named otherwise."""
         self._set_lr(step)
         self.model.eval()  # no dropout: the ratio must be 1 before the first update
-        ids, batch = encoded.ids.to(self.model.device), _to_device(encoded.batch, self.model.device)
+        ids, batch = encoded.ids.to(self.model.device), encoded.batch.to(self.model.device)
         batch = dataclasses.replace(self._with_reference(ids, batch, encoded.lengths), state=self.state)
         if not self.fused:
             batch = self._with_old(ids, batch, encoded.lengths)
@@ -97,24 +107,24 @@ class Learner:
         batch = dataclasses.replace(batch, extras={**batch.extras, **credit.extras})
         metrics = dict(credit.metrics)
         sums: dict[str, list[float]] = {}
-        readings: tuple[Tensor, Tensor] | None = None
+        adv_BT, coef_BT = credit.adv_BT, torch.full_like(credit.adv_BT, torch.nan)
         if self.by_turn:
-            self._turn_by_turn(ids, batch, encoded.lengths, sums)
+            adv_BT, coef_BT = self._turn_by_turn(ids, batch, encoded.lengths, sums)
         for rows in () if self.by_turn else self._minibatches(batch, step):
             returns = None if credit.returns_BT is None else credit.returns_BT[rows]
-            read = self._minibatch(ids[rows], batch.rows(rows), credit.adv_BT[rows], credit.weight_BT[rows], returns,
+            done = self._minibatch(ids[rows], batch.rows(rows), adv_BT[rows], credit.weight_BT[rows], returns,
                                    [encoded.lengths[i] for i in rows.tolist()], sums)  # fmt: skip
-            readings = readings or read
-        if self.fused:
-            assert readings is not None
-            batch = dataclasses.replace(batch, logp_old=readings[0], entropy=readings[1])
+            coef_BT[rows] = torch.where(coef_BT[rows].isnan(), done.coef_BT, coef_BT[rows])  # of the first epoch
+            if self.fused:
+                batch = dataclasses.replace(batch, logp_old=done.logp_BT, entropy=done.entropy_BT)
         metrics.update({name: sum(values) / len(values) for name, values in sums.items()})
-        metrics.update(_sampler_gap(batch))
+        metrics.update(diagnostics.sampler_gap(batch))
         assert batch.entropy is not None
         metrics["entropy"] = float(batch.entropy[batch.mask].mean())
         with torch.no_grad():
             rewards = reward(self.algorithm, self.params, batch)
             metrics |= diagnostics.of_batch(batch, rewards, self.params.get("gamma", 1.0))
+        self.shades = shades.by_turn(batch, advantage=adv_BT, coefficient=coef_BT, entropy=batch.entropy)
         self.state = next_state(self.algorithm, self.params, self.state, batch)
         if self.process is not None:
             metrics |= self._fit_process(ids, batch, encoded.lengths)
@@ -164,13 +174,13 @@ class Learner:
         returns: Tensor | None,
         lengths: list[int],
         sums: dict[str, list[float]],
-    ) -> tuple[Tensor, Tensor]:
-        """Accumulate gradients over micro-batches, step the optimisers; returns what was read (logp, entropy)."""
+    ) -> _Pass:
+        """Accumulate gradients over micro-batches, step the optimisers."""
         weights = loss_weights(self.algorithm, self.params, batch, chosen)
         if "curvature" in self.needs:
             batch = self._with_curvature(ids, batch, adv, lengths)
         whole = self._coefficients_of_whole(ids, batch, adv, lengths)
-        logp, entropy = torch.zeros_like(adv), torch.zeros_like(adv)
+        done = _Pass(*(torch.zeros_like(adv) for _ in range(3)))
         tokens = int(batch.mask.sum())
         added: dict[str, float] = {}
         for micro in micro_batches(lengths, self.micro_tokens):
@@ -191,12 +201,13 @@ class Learner:
             view = Update(part, weights.rows(index), read.logp_BT, read.entropy_BT, read.values_BT, seen, self.state)
             loss, terms = total_loss(self.algorithm, self.params, view, coef)
             loss.backward()
-            logp[index], entropy[index] = read.logp_BT.detach(), read.entropy_BT.detach()
+            for kept, value in zip(done, (read.logp_BT, read.entropy_BT, coef.coef_BT), strict=True):
+                kept[index] = value.detach()
             silent = {"masked": _silenced(part.mask, adv[index], coef.coef_BT, weights.policy_BT[index])}
             _add(added, terms, {**coef.metrics, **silent}, int(part.mask.sum()) / tokens)
         for name, value in {**added, **self._step()}.items():
             sums.setdefault(name, []).append(value)
-        return logp, entropy
+        return done
 
     def _step(self) -> dict[str, float]:
         """Step policy and critic on the gradients gathered; returns their norms before clipping."""
@@ -208,10 +219,16 @@ class Learner:
             optimizer.zero_grad(set_to_none=True)
         return norms
 
-    def _turn_by_turn(self, ids: Tensor, batch: Batch, lengths: list[int], sums: dict[str, list[float]]) -> None:
-        """One update per turn index, the last first; each later turn's log-probs after its update are `logp_after`."""
+    def _turn_by_turn(
+        self, ids: Tensor, batch: Batch, lengths: list[int], sums: dict[str, list[float]]
+    ) -> tuple[Tensor, Tensor]:
+        """One update per turn index, the last first; each later turn's log-probs after its update are `logp_after`.
+
+        Returns advantages and coefficients, of each turn those of its own update.
+        """
         assert batch.logp_old is not None
         after = batch.logp_old.clone()
+        adv_BT, coef_BT = torch.zeros_like(after), torch.zeros_like(after)
         for turn in range(int(batch.turn.max()), -1, -1):
             batch = dataclasses.replace(batch, extras={**batch.extras, "logp_after": after})
             credit = advantages(self.algorithm, self.params, batch)
@@ -220,10 +237,12 @@ class Learner:
             part = batch.rows(rows)
             part = dataclasses.replace(part, mask=own[rows], turn=part.turn.masked_fill(~own[rows], -1))
             long = [lengths[i] for i in rows.tolist()]
-            self._minibatch(ids[rows], part, credit.adv_BT[rows], credit.weight_BT[rows], None, long, sums)
+            done = self._minibatch(ids[rows], part, credit.adv_BT[rows], credit.weight_BT[rows], None, long, sums)
+            adv_BT[own], coef_BT[rows] = credit.adv_BT[own], coef_BT[rows] + done.coef_BT
             moved = self._with_old(ids[rows], part, long).logp_old
             assert moved is not None
             after = after.index_put((rows,), torch.where(own[rows], moved, after[rows]))
+        return adv_BT, coef_BT
 
     def _with_process_rewards(self, ids: Tensor, batch: Batch, lengths: list[int]) -> Batch:
         """The batch with log pi_phi - log pi_ref of each action token."""
@@ -378,18 +397,3 @@ def _silenced(mask: Tensor, adv: Tensor, coef: Tensor, weight: Tensor) -> float:
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    moved = {f.name: v.to(device) for f in dataclasses.fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)}
-    return dataclasses.replace(batch, **moved, extras={name: x.to(device) for name, x in batch.extras.items()})
-
-
-def _sampler_gap(batch: Batch) -> dict[str, float]:
-    """|log-prob of the engine - log-prob of the trainer| at the weights that sampled: largest and mean."""
-    if batch.logp_rollout is None or batch.logp_old is None:
-        return {}
-    gap = (batch.logp_rollout - batch.logp_old)[sampled(batch)].abs()
-    if not len(gap):
-        return {}
-    return {"gap/max": float(gap.max()), "gap/mean": float(gap.mean())}

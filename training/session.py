@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import os
 from bisect import bisect_right
@@ -23,7 +24,7 @@ from ..agents.rollout import Episode, episode_seed, rollout
 from ..agents.torch_engine import TorchEngine
 from ..agents.trajectory import Row, Trajectory
 from ..envs import registry
-from ..envs.errors import RequestError
+from ..envs.errors import RequestError, UnknownName
 from ..envs.pool import EnvPool
 from ..envs.task import Task
 from ..rewards.components import check_ordering
@@ -85,6 +86,7 @@ def validate(recipe: Recipe) -> None:
             f"Expected rl.tasks_per_step <= env.train_tasks, got {recipe.rl.tasks_per_step} > {smallest}."
         )
     check_collect(recipe.rl)
+    _check_options(recipe.env)
     _check_sources(recipe, needed, params)
     passes = recipe.rl.epochs * recipe.rl.minibatches
     if "turn_by_turn" in needed and passes > 1:
@@ -99,6 +101,15 @@ def validate(recipe: Recipe) -> None:
             f"{second!r} for {recipe.algorithm}. Set params.beta or params.kl_reward_coef, or correct the path."
         )
     device(recipe)
+
+
+def _check_options(env: EnvConfig) -> None:
+    """Refuse options that the environment's class does not name: it would ignore them."""
+    taken = inspect.signature(registry.env_class(env.id)).parameters.values()
+    known = [p.name for p in taken if p.kind is not p.VAR_KEYWORD and p.name not in ("split", "render_mode")]
+    for name in env.options:
+        if name not in known:
+            raise UnknownName(f"option of {env.id}", name, known)
 
 
 def _check_sources(recipe: Recipe, needed: frozenset[str], params: Mapping[str, Any]) -> None:

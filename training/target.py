@@ -110,6 +110,11 @@ def choose_tasks(
     return tasks
 
 
+def options_for(recipe: Recipe, env: str) -> Mapping[str, Any]:
+    """What the environment's class gets: as in training, where it is the environment of the training."""
+    return recipe.env.options if env == recipe.env.id else {}
+
+
 async def evaluate_target(
     target: str, *, env: str, split: str, trials: int, count: int | None, temperature: float, engine: str, seed: int,
     params: Mapping[str, Any], console: Console, out: Path | None = None, tasks: Sequence[Task] = (),
@@ -128,7 +133,7 @@ async def evaluate_target(
             "tasks": task_keys(tasks), "env": tasks[0].env, "split": tasks[0].split}  # fmt: skip
     recorder = open_recorder(out, what) if out else None
     agent, sampler = make_agent(recipe, policy, target, temperature, engine)
-    pool = EnvPool(workers=recipe.engine.env_workers)
+    pool = EnvPool(workers=recipe.engine.env_workers, options=options_for(recipe, tasks[0].env))
     done = recorder.done if recorder else []
     columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from ..agents.engine import Engine, EngineError
 from ..agents.models import load_policy
 from ..envs.pool import EnvPool, start_once
 from ..envs.registry import env_class
-from . import diagnostics, session
+from . import diagnostics, session, shades
 from .checkpoint import load_optimizer, load_state, load_tensors, load_text, prune, save_checkpoint
 from .collate import encode
 from .collect import Collector, play_metrics
@@ -111,7 +112,7 @@ def resume(folder: Path, reporter: Reporter | None = None) -> Outcome:
 
 async def _run(recipe: Recipe, run: Run, tasks: session.Tasks, reporter: Reporter) -> Outcome:
     session.set_threads(recipe)
-    pool = EnvPool(workers=recipe.engine.env_workers)
+    pool = EnvPool(workers=recipe.engine.env_workers, options=recipe.env.options)
     engine = None
     try:
         await _prepare(recipe, tasks, reporter)
@@ -228,9 +229,10 @@ async def _rl_step(r: _Running, step: int) -> None:
         "time/step": ended - began, "speed/episodes": len(played) / (collected - began),
         "speed/tokens": tokens / (collected - began), "speed/row_tokens": sum(encoded.lengths) / (updated - collected),
     }  # fmt: skip
+    shaded = partial(shades.of_episodes, r.learner.shades, encoded.trajectories)
     if told:
-        r.run.record(step + 1, "retry", {}, told)
-    r.run.record(step + 1, "train", metrics, played)
+        r.run.record(step + 1, "retry", {}, told, shaded(told))
+    r.run.record(step + 1, "train", metrics, played, shaded(played))
     evaluated = _keeps_best(recipe) and recipe.eval.every and (step + 1) % recipe.eval.every == 0
     if (step + 1) % recipe.checkpoint_every == 0 or evaluated or step + 1 == recipe.rl.steps:
         _checkpoint(recipe, r.run, r.learner, r.renderer.tokenizer, step + 1, r.canary, r.collector.store)

@@ -13,7 +13,20 @@ INTERVALS, REPEATED, POWER, VERIFIER, PROCESS, DRIFT, GATE, ARENA, STORE, EPISOD
 T_INTERVALS, T_REPEATED, T_PROCESS = ("test_intervals.py",), ("test_repeated.py",), ("test_process.py",)
 T_GATE, T_ARENA, T_EVALUATION = ("test_gate.py",), ("test_arena.py",), ("test_evaluation.py",)
 
+SHADES, TREE, PARTS, RUN, LEARNER = (
+    "training/shades.py", "training/viewer/tree.py", "training/viewer/parts.py", "training/run.py", "training/learner.py",
+)  # fmt: skip
+T_SHADES, T_VIEWER = ("test_shades.py",), ("test_viewer.py",)
+
 MUTANTS = (
+    Mutant("shades of environment tokens too", SHADES, "if masks[row][position]:", "if True:", T_SHADES),
+    Mutant("shades of the first recorded episode", SHADES, "place.get(id(t), -1)", "place.get(id(recorded[0]), -1)",
+           T_SHADES),
+    Mutant("the last pass is kept", LEARNER, "torch.where(coef_BT[rows].isnan(), done.coef_BT, coef_BT[rows])",
+           "done.coef_BT", T_SHADES),
+    Mutant("shades of dropped steps stay", RUN, '("turns", "tokens", "shades")', '("turns", "tokens")', T_SHADES),
+    Mutant("a tree does not part ways", TREE, "len({b.actions[alike] for b in branches}) == 1", "True", T_VIEWER),
+    Mutant("rewards of another turn", PARTS, "name: each[i] for", "name: each[i - 1] for", T_VIEWER),
     Mutant("trials count as tasks", INTERVALS, "trials == tasks or mean", "trials >= tasks or mean", T_INTERVALS),
     Mutant("every trial counts", INTERVALS, "max(effective, tasks)", "max(effective, trials)", T_INTERVALS),
     Mutant("variance of a task for that of the mean", INTERVALS, "means.var(ddof=1)) / tasks", "means.var(ddof=1))",

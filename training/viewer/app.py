@@ -16,9 +16,16 @@ from jinja2 import Environment, FileSystemLoader
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ...envs.core import StopReason
-from . import episodes, flips, folders, guard, summary
+from . import episodes, flips, folders, guard, parts, summary, tree
 
 HERE = Path(__file__).parent
+SHADE_LABELS = {
+    "logp": "log-prob",
+    "p": "probability",
+    "entropy": "entropy",
+    "advantage": "advantage",
+    "coefficient": "coefficient",
+}
 Metrics = Annotated[list[str], Query()]
 Id = Annotated[int, Query(ge=0, lt=2**63)]
 
@@ -156,7 +163,7 @@ def _add_episodes(app: FastAPI, site: Site) -> None:
             choices = episodes.choices(opened.db)
         return site.page(
             request, "episodes", name=run, page=page, filter=chosen, query=chosen.query(), choices=choices,
-            stops=[stop.value for stop in StopReason],
+            stops=[stop.value for stop in StopReason], parts=list(episodes.PARTS),
         )  # fmt: skip
 
     @app.get("/episode")
@@ -168,12 +175,13 @@ def _add_episodes(app: FastAPI, site: Site) -> None:
             if shown is None:
                 raise HTTPException(404, f"No episode {id} in {run!r}.")
             turns = episodes.turns(opened.db, id, text)
+            by_part = parts.reward_parts(folders.card(found), shown, turns)
             near = {
                 way: episodes.neighbour(opened.db, chosen, id, forward=way == "next") for way in ("next", "previous")
             }
         return site.page(
-            request, "episode", name=run, episode=shown, turns=turns, near=near, query=chosen.query(),
-            readable=text is not None, sampled=any(turn["tokens"] for turn in turns),
+            request, "episode", name=run, episode=shown, turns=turns, parts=by_part, near=near, query=chosen.query(),
+            readable=text is not None, shades=_shades(turns),
         )  # fmt: skip
 
     @app.get("/group")
@@ -185,6 +193,23 @@ def _add_episodes(app: FastAPI, site: Site) -> None:
             played = [(member, episodes.turns(opened.db, member["id"], None)) for member in members]
         return site.page(request, "group", name=run, members=played, shown=id, limit=episodes.GROUP_SHOWN)
 
+    @app.get("/tree")
+    def branching(request: Request, run: str, id: Id) -> Response:
+        with folders.reading(site.found(run)) as opened:
+            shown = episodes.episode(opened.db, id)
+            if shown is None:
+                raise HTTPException(404, f"No episode {id} in {run!r}.")
+            branches = episodes.branches(opened.db, id)
+        return site.page(
+            request, "tree", name=run, episode=shown, root_node=tree.tree(branches), limit=episodes.TREE_SHOWN
+        )
+
+
+def _shades(turns: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """(number, its label) of what tokens can be shaded by, in the order of the buttons."""
+    there = {name for turn in turns for token in turn["tokens"] for name in token["numbers"]}
+    return [(name, label) for name, label in SHADE_LABELS.items() if name in there]
+
 
 def _filter(request: Request) -> episodes.Filter:
     """The filter in an address; numbers that are none are refused."""
@@ -195,7 +220,10 @@ def _filter(request: Request) -> episodes.Filter:
         raise HTTPException(400, "Expected whole numbers for step and success (1 or 0).") from error
     if step is not None and abs(step) >= 2**63:
         raise HTTPException(400, f"Expected a step, got {step}.")
-    return episodes.Filter(step, asked.get("phase", ""), asked.get("task", ""), asked.get("stop", ""), success)
+    part = asked.get("part", "")
+    if part and part not in episodes.PARTS:
+        raise HTTPException(400, f"Expected a reward part of {', '.join(episodes.PARTS)}, got {part!r}.")
+    return episodes.Filter(step, asked.get("phase", ""), asked.get("task", ""), asked.get("stop", ""), success, part)
 
 
 @cache

@@ -10,9 +10,22 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
+from ..run import SHADES
+from . import tree
+
 PAGE = 50
 COLUMNS = "id, step, phase, task, grp, copy, stop, success, score, max_score, turns, seconds, error"
 GROUP_SHOWN = 16
+TREE_SHOWN = 256
+PARTS = {
+    "outcome": "success",
+    "progress": "EXISTS (SELECT 1 FROM turns WHERE episode = id AND reward != 0)",
+    "invalid_penalty": "EXISTS (SELECT 1 FROM turns WHERE episode = id AND NOT valid)",
+    "inadmissible_penalty": "EXISTS (SELECT 1 FROM turns WHERE episode = id AND valid AND NOT admissible)",
+    "violation_penalty": "EXISTS (SELECT 1 FROM turns WHERE episode = id "
+    "AND json_extract(extra, '$.counts.violations') > 0)",
+}
+"""Reward component -> where it is not 0, in SQL."""
 
 
 class Filter(NamedTuple):
@@ -24,6 +37,8 @@ class Filter(NamedTuple):
     """Part of the task's key."""
     stop: str = ""
     success: int | None = None
+    part: str = ""
+    """A reward component: episodes in which it is not 0."""
 
     def where(self) -> tuple[str, list[Any]]:
         """Conditions and their values; every value is bound, none is put into the text."""
@@ -36,6 +51,8 @@ class Filter(NamedTuple):
         if self.task:
             conditions.append("instr(task, ?)")
             values.append(self.task)
+        if self.part:
+            conditions.append(PARTS[self.part])
         return " AND ".join(conditions), values
 
     def query(self) -> str:
@@ -102,26 +119,55 @@ def group(db: sqlite3.Connection, id: int) -> list[dict[str, Any]]:
     return [_row(row) for row in db.execute(query, (id, GROUP_SHOWN))]
 
 
-def turns(db: sqlite3.Connection, id: int, text: Callable[[int], str] | None) -> list[dict[str, Any]]:
-    """The episode's turns with the log-prob of each sampled token, where tokens were recorded."""
-    query = (
-        "SELECT turn, observation, action, reward, score, valid, admissible, extra, output, logprobs "
-        "FROM turns LEFT JOIN tokens USING (episode, turn) WHERE episode = ? ORDER BY turn"
+def branches(db: sqlite3.Connection, id: int) -> list[tree.Branch]:
+    """What was done in the episodes of the same task and step, retries included; the first `TREE_SHOWN`."""
+    kin = (
+        "SELECT id, stop, success, score, max_score FROM episodes WHERE (step, task) = "
+        "(SELECT step, task FROM episodes WHERE id = :id) AND (phase = 'eval') = "
+        "(SELECT phase = 'eval' FROM episodes WHERE id = :id) ORDER BY id LIMIT :limit"
     )
     found = []
-    for turn, observation, action, reward, score, valid, admissible, extra, output, logprobs in db.execute(
+    for key, stop, success, score, most in db.execute(kin, {"id": id, "limit": TREE_SHOWN}).fetchall():
+        actions = [a for (a,) in db.execute("SELECT action FROM turns WHERE episode = ? ORDER BY turn", (key,))]
+        found.append(tree.Branch(key, tuple(actions), bool(success), score / most if most else 0.0, stop))
+    return found
+
+
+def turns(db: sqlite3.Connection, id: int, text: Callable[[int], str] | None) -> list[dict[str, Any]]:
+    """The episode's turns; each sampled token with its log-prob, and what the update made of it where that is kept."""
+    shaded = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'shades'").fetchone()  # runs of earlier versions
+    query = (
+        "SELECT turn, observation, action, reward, score, valid, admissible, extra, output, logprobs, "
+        + (", ".join(SHADES) if shaded else "NULL, NULL, NULL")
+        + " FROM turns LEFT JOIN tokens USING (episode, turn) "
+        + ("LEFT JOIN shades USING (episode, turn) " if shaded else "")
+        + "WHERE episode = ? ORDER BY turn"
+    )
+    found = []
+    for turn, observation, action, reward, score, valid, admissible, extra, output, logprobs, *shades in db.execute(
         query, (id,)
     ):
-        ids, values = array("i", output or b""), array("f", logprobs or b"")
         found.append({
             "turn": turn, "observation": observation, "action": action, "reward": reward, "score": score,
             "valid": bool(valid), "admissible": bool(admissible),
             "counts": (json.loads(extra) if extra else {}).get("counts", {}),
-            "tokens": [
-                {"text": text(token) if text else f"#{token}", "logp": logp, "p": math.exp(logp)}
-                for token, logp in zip(ids, values, strict=False)
-            ],
+            "tokens": _tokens(output, logprobs, shades, text),
         })  # fmt: skip
+    return found
+
+
+def _tokens(
+    output: bytes | None, logprobs: bytes | None, shades: list[bytes | None], text: Callable[[int], str] | None
+) -> list[dict[str, Any]]:
+    """Text and numbers of each sampled token."""
+    numbers = {"logp": array("f", logprobs or b"")}
+    numbers |= {name: array("f", blob) for name, blob in zip(SHADES, shades, strict=True) if blob}
+    found = []
+    for position, token in enumerate(array("i", output or b"")):
+        of_token = {name: values[position] for name, values in numbers.items() if position < len(values)}
+        if "logp" in of_token:
+            shown = text(token) if text else f"#{token}"
+            found.append({"text": shown, "numbers": {**of_token, "p": math.exp(of_token["logp"])}})
     return found
 
 

@@ -9,12 +9,34 @@ const all = selector => [...document.querySelectorAll(selector)];
 
 // ---- tokens
 
+// A number from -1 (against) to 1 (for); surprise counts as against.
+const STRENGTH = {
+  logp: value => -Math.min(1, -value / SHADE_NATS),
+  p: value => value - 1,
+  entropy: (value, largest) => -value / largest,
+  advantage: (value, largest) => value / largest,
+  coefficient: (value, largest) => value / largest,
+};
+const LEGEND = {
+  logp: "surprising to certain", p: "surprising to certain", entropy: "undecided to decided",
+  advantage: "worse to better than expected", coefficient: "made rarer to made likelier",
+};
+
 function shade(by) {
+  const tokens = all(".token").filter(token => by in token.dataset);
+  const largest = Math.max(1e-12, ...tokens.map(token => Math.abs(Number(token.dataset[by]))));
   for (const token of all(".token")) {
-    const surprise = by === "p" ? 1 - Number(token.dataset.p) : Math.min(1, -Number(token.dataset.logp) / SHADE_NATS);
-    token.style.background = `rgba(var(--shade), ${(0.6 * surprise).toFixed(3)})`;
+    const strength = by in token.dataset ? STRENGTH[by](Number(token.dataset[by]), largest) : 0;
+    const hue = strength < 0 ? "--shade" : "--shade-for";
+    token.style.background = `rgba(var(${hue}), ${(0.6 * Math.abs(strength)).toFixed(3)})`;
   }
   for (const button of all("[data-shade]")) button.setAttribute("aria-pressed", String(button.dataset.shade === by));
+  const scale = find("#scale");
+  if (scale) {
+    scale.className = by === "advantage" || by === "coefficient" ? "scale both" : "scale";
+    scale.title = LEGEND[by];
+    scale.textContent = LEGEND[by];
+  }
 }
 
 for (const button of all("[data-shade]")) button.addEventListener("click", () => shade(button.dataset.shade));
