@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 from ..envs.core import StopReason
 from .context import Context, Renderer
-from .engine import Engine, Request
+from .engine import Engine, EngineError, Request
 from .trajectory import Owner, Segment
+
+SHOWN = ("goal", "commands", "turn", "valid", "admissible", "max_score")
+"""Entries of `info` that an agent may see while it plays."""
 
 
 class Answer(NamedTuple):
@@ -23,6 +27,8 @@ class Answer(NamedTuple):
     restart: bool = False
     mode: str = ""
     """The mode that the answer opens with, of those of the context."""
+    counts: Mapping[str, float] = {}
+    """What the agent used for it, beside what the environment counts."""
 
 
 class OutOfRoom(Exception):
@@ -260,6 +266,45 @@ class _ReplayPlayer:
         if action is None:
             raise OutOfRoom(StopReason.ABORTED)
         return Answer(action)
+
+    def close(self) -> None:
+        pass
+
+
+Program = Callable[[str, dict[str, Any]], str | Awaitable[str]]
+"""What somebody else's agent is within one episode: observation and info in, action out."""
+
+
+class ProgramAgent(Agent):
+    """Somebody else's agent: `factory()` is called once per episode and returns a function, plain or async.
+
+    It is given the observation and `info` without what only graders know. What it raises ends its episode as
+    `engine_error`.
+    """
+
+    def __init__(self, factory: Callable[[], Program], name: str) -> None:
+        self.factory, self.name = factory, name
+
+    def play(self, episode: str, seed: int, expert: Callable[[], Awaitable[str]]) -> Player:
+        return _ProgramPlayer(self)
+
+
+class _ProgramPlayer:
+    def __init__(self, agent: ProgramAgent) -> None:
+        self.agent = agent
+        self.program: Program | None = None
+
+    async def answer(self, observation: str, info: dict[str, Any]) -> Answer:
+        shown = {name: info[name] for name in SHOWN if name in info}
+        try:
+            self.program = self.program or self.agent.factory()
+            said = self.program(observation, shown)
+            said = await said if inspect.isawaitable(said) else said
+        except Exception as error:  # the boundary to foreign code
+            raise EngineError(f"{self.agent.name}: {type(error).__name__}: {error}"[:500]) from error
+        if not isinstance(said, str):
+            raise EngineError(f"{self.agent.name}: expected an action as text, got {type(said).__name__}.")
+        return Answer(said)
 
     def close(self) -> None:
         pass

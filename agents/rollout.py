@@ -19,6 +19,9 @@ from .agent import Agent, OutOfRoom, Player
 from .engine import EngineError
 from .trajectory import Trajectory, Turn
 
+CONCURRENCY = 256
+"""Episodes played side by side."""
+
 
 class Limits(BaseModel):
     """When an episode is given up. The task's own `max_turns` always holds."""
@@ -81,7 +84,7 @@ async def rollout(
     episodes: Sequence[Episode],
     pool: Pool,
     limits: Limits | None = None,
-    concurrency: int = 256,
+    concurrency: int = CONCURRENCY,
     on_end: Callable[[Trajectory], None] | None = None,
 ) -> list[Trajectory]:
     """Play all `episodes`, at most `concurrency` at once; trajectories come in the order of `episodes`."""
@@ -153,8 +156,8 @@ async def _turns(record: _Record, player: Player, env: RemoteEnv, limits: Limits
         record.add(
             Turn(
                 observation=observation, anchor=anchor, action=answer.action, reward=reward, score=info["score"],
-                valid=info["valid"], admissible=info["admissible"], counts=info.get("counts", {}), prompt=answer.prompt,
-                output=answer.output, restart=answer.restart,
+                valid=info["valid"], admissible=info["admissible"], counts={**info.get("counts", {}), **answer.counts},
+                prompt=answer.prompt, output=answer.output, restart=answer.restart,
             ),
             after, info,
         )  # fmt: skip

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from itertools import combinations
-from math import sqrt
+from math import isnan, sqrt
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from turnwise.training.evaluation.intervals import Interval, paired_difference
 from turnwise.training.evaluation.power import (
     detectable,
+    detectable_by,
+    detectable_in,
     difference_deviation,
     plans,
     power_of,
@@ -135,6 +138,33 @@ def test_power_and_detectable_are_inverse() -> None:
     assert power_of(detectable(0.02), 0.02) == pytest.approx(0.8, abs=1e-4)
     assert power_of(0.0, 0.02) == pytest.approx(0.05)
     assert power_of(0.01, 0.0) == 1.0
+
+
+def test_what_an_evaluation_could_have_shown_by_hand() -> None:
+    # Task means 1, 1/2, 0, 1/2: within (0 + 1/2 + 0 + 1/2)/4 = 1/4, over tasks 1/6 - 1/8 = 1/24 beyond it.
+    # Deviation of the difference: sqrt(2 * 1/24 * 0.3 / 4 + 2 * 1/4 / 8) = sqrt(0.00625 + 0.0625); times 2.80159.
+    found = detectable_by([[True, True], [True, False], [False, False], [False, True]])
+    assert found == pytest.approx(2.80159 * 0.06875**0.5, abs=1e-5)
+    # One trial each, half won: variance 1/3, half of it the task's: sqrt((2 * 1/6 * 0.3 + 2 * 1/6) / 4).
+    once = detectable_by([[True], [False], [True], [False]])
+    assert once == pytest.approx(2.80159 * (1.3 / 12) ** 0.5, abs=1e-5)
+    assert isnan(detectable_by([[True]])) and isnan(detectable_in(Interval(0, -1, 1, 1)))
+    # Differences 1, 0, 0, 0: deviation 1/4, whatever t made of it.
+    difference = paired_difference([[False]] * 4, [[True], [False], [False], [False]])
+    assert detectable_in(difference) == pytest.approx(2.80159 / 4, abs=1e-5)
+
+
+def test_what_is_called_detectable_is_found_in_four_of_five_comparisons() -> None:
+    rng = np.random.default_rng(5)
+    tasks, runs, repeats = 300, 2, 300
+    hard = rng.beta(2, 2, tasks)
+    shown = detectable_by((rng.random((tasks, runs)) < hard[:, None]).tolist(), likeness=1.0)
+    found = 0
+    for _ in range(repeats):
+        base = rng.random((tasks, runs)) < hard[:, None]
+        better = rng.random((tasks, runs)) < np.clip(hard + shown, 0, 1)[:, None]
+        found += paired_difference(base.tolist(), better.tolist()).low > 0
+    assert 0.72 < found / repeats < 0.88
 
 
 def test_plans_say_what_a_small_split_can_show() -> None:

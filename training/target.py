@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..agents.agent import Agent, ScriptedAgent
+from ..agents.agent import Agent, ProgramAgent, ScriptedAgent
 from ..agents.context import Context, Renderer
+from ..agents.endpoint import Endpoint, EndpointAgent
 from ..agents.engine import Engine
+from ..agents.human import DAY_S, HumanAgent
 from ..agents.models import load_policy, save_policy
+from ..agents.rollout import CONCURRENCY
 from ..agents.trajectory import Trajectory
 from ..envs import registry
 from ..envs.errors import RequestError
@@ -30,14 +35,22 @@ from .evaluation.store import open_recorder
 from .run import Run, task_keys
 
 SCRIPTED = ("expert", "random", "empty")
+TARGETS = (
+    "expert, random, empty, human, a run folder, a model folder, a hub id (owner/name), an endpoint's URL or your own "
+    "agent (package.module:function)"
+)
+PROGRAM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 DEFAULT_TASKS = 100
 
 
 def resolve_recipe(target: str, env: str) -> tuple[Recipe, Path | str | None]:
     """The recipe that says how `target` plays, and where its policy lies (None for a scripted agent)."""
-    if target in SCRIPTED or target == "human":
+    if target in SCRIPTED or target == "human" or PROGRAM.fullmatch(target):
         return Recipe(name=target, env=EnvConfig(id=_env_id(env, target))), None
+    if is_url(target):
+        id = _env_id(env, target)
+        return Recipe(name="endpoint", env=EnvConfig(id=id), context=_model_context(id)), None
     folder = Path(target)
     if (folder / "card.json").is_file():
         run = Run.open(folder)
@@ -45,10 +58,12 @@ def resolve_recipe(target: str, env: str) -> tuple[Recipe, Path | str | None]:
     if folder.exists() or HUB_ID.fullmatch(target):
         id = _env_id(env, target)
         return Recipe(name="model", env=EnvConfig(id=id), model=target, context=_model_context(id)), target
-    raise RequestError(
-        f"Expected {', '.join(SCRIPTED)}, a run folder, a model folder or a hub id (owner/name), got {target!r}, "
-        "where there is nothing."
-    )
+    raise RequestError(f"Expected {TARGETS} as target, got {target!r}, where there is nothing.")
+
+
+def is_url(target: str) -> bool:
+    """Whether the target is an endpoint."""
+    return target.startswith(("http://", "https://"))
 
 
 def trained_on(target: str) -> list[str]:
@@ -75,11 +90,12 @@ def _env_id(env: str, target: str) -> str:
 
 
 def make_agent(
-    recipe: Recipe, policy: Path | str | None, target: str, temperature: float, engine: str
-) -> tuple[Agent, Engine | None]:
-    """The agent behind a target, and the engine to close after it."""
+    recipe: Recipe, policy: Path | str | None, target: str, temperature: float, engine: str,
+    served: Mapping[str, Any] | None = None, console: Console | None = None,
+) -> tuple[Agent, Engine | None]:  # fmt: skip
+    """The agent behind a target, and the engine to close after it. `served`: fields of `Endpoint` for a URL."""
     if policy is None:
-        return ScriptedAgent(target), None
+        return _without_policy(recipe, target, temperature, served or {}, console), None
     recipe = override(recipe, {"engine.kind": engine})
     session.set_threads(recipe)
     model, tokenizer = load_policy(str(policy), device=session.device(recipe))
@@ -89,6 +105,34 @@ def make_agent(
         save_policy(folder, model, tokenizer)
     sampler = session.make_engine(recipe, model, folder)
     return session.make_agent(recipe, sampler, Renderer(tokenizer), temperature), sampler
+
+
+def _without_policy(
+    recipe: Recipe, target: str, temperature: float, served: Mapping[str, Any], console: Console | None
+) -> Agent:
+    """A target whose answers come from elsewhere than a model of ours."""
+    if is_url(target):
+        return EndpointAgent(Endpoint(target, **served), recipe.context, temperature)
+    if target == "human":
+        return HumanAgent(console or Console())
+    if PROGRAM.fullmatch(target):
+        return ProgramAgent(load_function(target, "an agent"), target)
+    return ScriptedAgent(target)
+
+
+def load_function(name: str, what: str) -> Callable[..., Any]:
+    """The user's function at `package.module:function`; a module beside the user is found as `python -m` finds it."""
+    module, _, function = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RequestError(f"Expected {what} as package.module:function, got {name!r}: {error}.") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not callable(found):
+        raise RequestError(f"Expected {what} as package.module:function, got {type(found).__name__} at {name!r}.")
+    return found
 
 
 def choose_tasks(
@@ -110,18 +154,36 @@ def choose_tasks(
     return tasks
 
 
+def at_once(target: str, agent: Agent) -> int:
+    """How many episodes are played side by side."""
+    if isinstance(agent, EndpointAgent):
+        return agent.endpoint.concurrency
+    return 1 if target == "human" else CONCURRENCY
+
+
 def options_for(recipe: Recipe, env: str) -> Mapping[str, Any]:
     """What the environment's class gets: as in training, where it is the environment of the training."""
     return recipe.env.options if env == recipe.env.id else {}
 
 
+def pool_for(target: str, env: str) -> EnvPool:
+    """Where episodes that `target` played can be played again."""
+    try:
+        recipe, _ = resolve_recipe(target, env)
+    except RequestError:  # what played them is gone: its environment was not of a special kind that we would know of
+        return EnvPool()
+    return EnvPool(workers=recipe.engine.env_workers, options=options_for(recipe, env))
+
+
 async def evaluate_target(
     target: str, *, env: str, split: str, trials: int, count: int | None, temperature: float, engine: str, seed: int,
     params: Mapping[str, Any], console: Console, out: Path | None = None, tasks: Sequence[Task] = (),
+    served: Mapping[str, Any] | None = None,
 ) -> Evaluation:  # fmt: skip
     """Evaluate `target` on `tasks`, or on those that the arguments name; what is not given is the run's, if it is one.
 
-    With `out`, episodes are kept there as they end, and those that are there already are not played again.
+    With `out`, episodes are kept there as they end, and those that are there already are not played again. `served`:
+    fields of `Endpoint` where the target is a URL.
     """
     recipe, policy = resolve_recipe(target, env)
     tasks = tasks or choose_tasks(recipe, policy is None, env, split, count, params)
@@ -131,22 +193,36 @@ async def evaluate_target(
         await start_once(missing, os.cpu_count() or 1, lambda: None)
     what = {"target": target, "trials": trials, "seed": seed, "temperature": temperature, "engine": engine,
             "tasks": task_keys(tasks), "env": tasks[0].env, "split": tasks[0].split}  # fmt: skip
+    if is_url(target):
+        what["model"] = (served or {}).get("model", "")
     recorder = open_recorder(out, what) if out else None
-    agent, sampler = make_agent(recipe, policy, target, temperature, engine)
+    agent, sampler = make_agent(recipe, policy, target, temperature, engine, served, console)
+    limits = recipe.limits.model_copy(update={"seconds": DAY_S}) if target == "human" else recipe.limits
     pool = EnvPool(workers=recipe.engine.env_workers, options=options_for(recipe, tasks[0].env))
     done = recorder.done if recorder else []
     columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=console, transient=True) as progress, recorder or nullcontext():
+        bars = Progress(*columns, console=console, transient=True, disable=target == "human")
+        with bars as progress, recorder or nullcontext():
             bar = progress.add_task("", total=len(tasks) * trials, completed=len(done))
 
             def ended(trajectory: Trajectory) -> None:
                 progress.advance(bar)
+                if target == "human":
+                    console.print(f"\n{trajectory.stop.value} after {len(trajectory.turns)} turns", style="dim")
                 if recorder:
                     recorder.add(trajectory)
 
             return await evaluate(
-                agent, tasks, pool, trials=trials, seed=seed, limits=recipe.limits, on_end=ended, done=done
+                agent,
+                tasks,
+                pool,
+                trials=trials,
+                seed=seed,
+                limits=limits,
+                on_end=ended,
+                done=done,
+                concurrency=at_once(target, agent),
             )
     finally:
         if sampler is not None:

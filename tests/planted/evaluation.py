@@ -14,7 +14,8 @@ T_INTERVALS, T_REPEATED, T_PROCESS = ("test_intervals.py",), ("test_repeated.py"
 T_GATE, T_ARENA, T_EVALUATION = ("test_gate.py",), ("test_arena.py",), ("test_evaluation.py",)
 
 SHADES, TREE, PARTS, RUN, LEARNER = (
-    "training/shades.py", "training/viewer/tree.py", "training/viewer/parts.py", "training/run.py", "training/learner.py",
+    "training/shades.py", "training/viewer/tree.py", "training/viewer/parts.py", "training/run.py",
+    "training/learner.py",
 )  # fmt: skip
 T_SHADES, T_VIEWER = ("test_shades.py",), ("test_viewer.py",)
 

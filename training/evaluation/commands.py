@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ...agents.endpoint import Endpoint
 from ...envs import registry
 from ...envs.errors import RequestError
 from ..terminal import Json, Params, emit, err, out
@@ -18,12 +19,32 @@ from . import suites
 from .episodes import Evaluation
 from .gate import Decision, Rule, decide, symptoms
 from .intervals import Interval
-from .power import plans
+from .power import detectable_in, plans
 from .store import outcomes, symptoms_of
 
 Base = Annotated[Path, typer.Argument(help="Run or evaluation folder of the policy as it is.")]
 Candidate = Annotated[Path, typer.Argument(help="Folder of the policy that may replace it.")]
-Target = Annotated[str, typer.Argument(help="expert, random, empty, a run folder, a model folder or a hub id.")]
+Target = Annotated[
+    str,
+    typer.Argument(
+        help="expert, random, empty, human, a run folder, a model folder, a hub id, the URL of an OpenAI-compatible "
+        "endpoint, or your own agent (package.module:function)."
+    ),
+]
+Model = Annotated[str, typer.Option(help="Endpoint: name of the model; default: the only one that it serves.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Endpoint: requests in flight.")]
+PerMinute = Annotated[float, typer.Option(min=0.0, help="Endpoint: requests begun per minute; 0: no limit.")]
+Timeout = Annotated[float, typer.Option(min=0.1, help="Endpoint: seconds for one answer, retries included.")]
+Price = Annotated[
+    tuple[float, float], typer.Option(help="Price of a million prompt tokens and of a million answer tokens.")
+]
+Rescore = Annotated[
+    str,
+    typer.Option(
+        help="Play nothing: grade the episodes that the target's folder holds anew, by `replay` in the environment as "
+        "it is now or by your own grader (package.module:function)."
+    ),
+]
 Env = Annotated[str, typer.Option(help="Environment id; default: the run's.")]
 Split = Annotated[str, typer.Option(help="Split; default: the run's held-out split, else test.")]
 Trials = Annotated[int, typer.Option(min=1, help="Episodes per task.")]
@@ -60,35 +81,70 @@ def evaluate(
     target: Target = "", env: Env = "", split: Split = "", trials: Trials = 1, tasks: Count = None,
     temperature: Temperature = 0.0, engine: EngineName = "torch", seed: Seed = 0, folder: Out = None,
     suite: SuiteName = "", plan: Planned = None, rate: Rate = 0.5, agreement: Agreement = 0.5, likeness: Likeness = 0.7,
+    model: Model = "", concurrency: Concurrency = Endpoint.concurrency, per_minute: PerMinute = Endpoint.per_minute,
+    timeout: Timeout = Endpoint.timeout_s, price: Price = (0.0, 0.0), rescore: Rescore = "",
     param: Params = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Held-out evaluation: success with a 95 % interval over tasks, why episodes ended, what they cost."""
     if plan is not None:
         _print_plans(plan, rate, agreement, likeness, tasks, as_json)
         return
+    from ..target import TARGETS, evaluate_target
+
     if not target:
-        raise RequestError("Expected a target to evaluate: expert, random, empty, a run folder, a model or a hub id.")
-    how = {"trials": trials, "temperature": temperature, "engine": engine, "seed": seed, "console": err}
+        raise RequestError(f"Expected a target to evaluate: {TARGETS}.")
+    if rescore:
+        _rescore(Path(target), rescore, folder, as_json)
+        return
+    served = {"model": model, "concurrency": concurrency, "per_minute": per_minute, "timeout_s": timeout}
+    how = {"trials": trials, "temperature": temperature, "engine": engine, "seed": seed, "console": err,
+           "served": served}  # fmt: skip
     if suite:
         if env or split or tasks or param:
             raise RequestError("Expected --suite alone: it says which environments, splits and tasks are played.")
-        _evaluate_suite(target, suites.load(suite), folder, how, as_json)
+        _evaluate_suite(target, suites.load(suite), folder, how, price, as_json)
         return
     from ..config import parse_settings
-    from ..target import evaluate_target
 
+    params = parse_settings(param or [])
     result = asyncio.run(
-        evaluate_target(
-            target, env=env, split=split, count=tasks, params=parse_settings(param or []), out=folder, **how
-        )
+        evaluate_target(target, env=env, split=split, count=tasks, params=params, out=folder, **how)
     )  # fmt: skip
+    result = result.priced(*price)
     if as_json:
         emit(result.to_json())
     else:
         _print_evaluation(result)
 
 
-def _evaluate_suite(target: str, suite: suites.Suite, folder: Path | None, how: dict[str, Any], as_json: bool) -> None:
+def _rescore(folder: Path, grader: str, out_folder: Path | None, as_json: bool) -> None:
+    from ..target import load_function, pool_for
+    from .rescore import REPLAY, by_grader, by_replay, rescored, stored
+
+    played, about = stored(folder)
+    if grader == REPLAY:
+        pool = pool_for(str(about["target"]), played[0].task.env)
+        with err.status(f"replaying {len(played)} episodes"):
+            after = asyncio.run(by_replay(played, pool))
+        pool.close()
+    else:
+        after = by_grader(played, load_function(grader, "grader"))
+    result, changed = rescored(played, after, {**about, "rescored": grader, "of": str(folder)}, out_folder)
+    if as_json:
+        emit({**result.to_json(), "changed": changed})
+        return
+    _print_evaluation(result)
+    out.print(f"  {'judged otherwise':18} {len(changed)} tasks: {', '.join(changed[:KEYS_SHOWN])}".rstrip(": "))
+
+
+def _evaluate_suite(
+    target: str,
+    suite: suites.Suite,
+    folder: Path | None,
+    how: dict[str, Any],
+    price: tuple[float, float],
+    as_json: bool,
+) -> None:
     """Every part that can run here; a part that the policy was trained on says so."""
     from ..target import evaluate_target, trained_on
 
@@ -105,7 +161,7 @@ def _evaluate_suite(target: str, suite: suites.Suite, folder: Path | None, how: 
                 target, env=part.env, split=part.split, count=part.count, params={}, out=out_folder,
                 tasks=part.tasks(), **how,
             )
-        )  # fmt: skip
+        ).priced(*price)  # fmt: skip
         found.append({**result.to_json(), **head})
         if not as_json:
             out.print(f"{part.name} ({part.kind})", style="bold")
@@ -125,6 +181,9 @@ def _print_evaluation(result: Evaluation) -> None:
     )
     if result.score.mean not in (result.success.mean, 0.0):
         out.print(f"  {'score':18} {result.score}")
+    if result.detectable == result.detectable:
+        shows = f"differences of {100 * result.detectable:.1f} points and more, in 4 of 5 comparisons on these tasks"
+        out.print(f"  {'shows':18} {shows}", soft_wrap=True)
     if result.repeats:
         r = result.repeats
         for k in (k for k in r.pass_at if k > 1):
@@ -232,13 +291,17 @@ def _read_keys(path: Path) -> list[str]:
 def _decision_json(d: Decision) -> dict[str, Any]:
     return {
         "accepted": d.accepted, "reasons": d.reasons, "regression_rate": d.regression_rate, "fix_rate": d.fix_rate,
-        "p_value": d.p_value, "difference": d.difference._asdict(), "flips": d.flips._asdict(),
+        "p_value": d.p_value, "difference": d.difference._asdict(), "detectable": detectable_in(d.difference),
+        "flips": d.flips._asdict(),
     }  # fmt: skip
 
 
 def _print_difference(d: Decision) -> None:
     i = d.difference
     out.print(f"paired difference  {points(i)}, {i.tasks} tasks: {direction(i)}", markup=False, soft_wrap=True)
+    shown = detectable_in(i)
+    if shown == shown:
+        out.print(f"finds              {100 * shown:.1f} points and more, in 4 of 5 such comparisons", soft_wrap=True)
     f = d.flips
     out.print(
         f"flips              {len(f.f2p)} mended, {len(f.p2f)} broken (exact McNemar p = {d.p_value:.3g}), "

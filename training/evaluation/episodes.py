@@ -7,13 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...agents.agent import Agent
-from ...agents.rollout import Episode, Limits, Pool, episode_seed, rollout
+from ...agents.rollout import CONCURRENCY, Episode, Limits, Pool, episode_seed, rollout
 from ...agents.trajectory import Trajectory
 from ...envs.core import StopReason
 from ...envs.task import Task
 from .intervals import Interval, mean_interval, paired_difference, success_interval
+from .power import detectable_by
 from .process import Process, of_episodes
 from .repeated import Repeated, repeated
+
+ENDPOINT_COUNTS = ("requests", "prompt_tokens", "completion_tokens")
+"""What `agents.endpoint` counts; an endpoint counts the whole prompt in every turn, our engines what is new in it."""
 
 
 class Evaluation(NamedTuple):
@@ -31,8 +35,17 @@ class Evaluation(NamedTuple):
     """pass@k, pass^k and the scatter of runs; None with one trial a task."""
     process: Process
     by_stop_reason: dict[str, int]
+    detectable: float
+    """Smallest difference to another policy on the same tasks that so many tasks and trials would show."""
     cost: dict[str, float]
     trajectories: list[Trajectory]
+
+    def priced(self, prompt: float, answer: float) -> Evaluation:
+        """With `cost["price"]`, given what a million tokens of each kind cost; as it is where that is nothing."""
+        if not prompt and not answer:
+            return self
+        price = (self.cost["prompt_tokens"] * prompt + self.cost["policy_tokens"] * answer) / 1e6
+        return self._replace(cost={**self.cost, "price": price})
 
     def to_json(self) -> dict[str, Any]:
         """The stable shape of `turnwise eval --json`."""
@@ -47,6 +60,7 @@ class Evaluation(NamedTuple):
             "process": self.process._asdict(),
             "errors": sum(n for reason, n in self.by_stop_reason.items() if StopReason(reason).is_error),
             "by_stop_reason": self.by_stop_reason,
+            "detectable": self.detectable,
             "cost": self.cost,
         }
 
@@ -65,6 +79,7 @@ async def evaluate(
     limits: Limits | None = None,
     on_end: Callable[[Trajectory], None] | None = None,
     done: Sequence[Trajectory] = (),
+    concurrency: int = CONCURRENCY,
 ) -> Evaluation:
     """Play every task `trials` times; the same seed gives two agents the same games and the same dice.
 
@@ -77,7 +92,7 @@ async def evaluate(
         for copy in range(trials)
     ]
     left = [e for e in episodes if (e.task.key, e.copy_index) not in finished]
-    for t in await rollout(agent, left, pool, limits, on_end=on_end):
+    for t in await rollout(agent, left, pool, limits, concurrency, on_end):
         finished[t.task.key, t.copy_index] = t
     return summarise([finished[e.task.key, e.copy_index] for e in episodes], trials)
 
@@ -91,19 +106,25 @@ def summarise(played: Sequence[Trajectory], trials: int) -> Evaluation:
             successes[t.task.key].append(t.success)
             scores[t.task.key].append(t.score / t.max_score)
     count = max(1, len(played))
+    used = Counter[str]()
+    for turn in (turn for t in played for turn in t.turns):
+        used.update({name: turn.counts[name] for name in ENDPOINT_COUNTS if name in turn.counts})
     cost = {
         "episodes": float(len(played)),
         "turns_per_episode": sum(len(t.turns) for t in played) / count,
-        "policy_tokens": float(sum(t.policy_tokens for t in played)),
-        "prompt_tokens": float(sum(len(u.prompt.ids) for t in played for u in t.turns if u.prompt)),
+        "policy_tokens": float(sum(t.policy_tokens for t in played)) + used["completion_tokens"],
+        "prompt_tokens": float(sum(len(u.prompt.ids) for t in played for u in t.turns if u.prompt))
+        + used["prompt_tokens"],
         "seconds": round(sum(t.seconds for t in played), 3),
     }
+    if used["requests"]:
+        cost["requests"] = float(used["requests"])
     reasons = Counter(t.stop.value for t in played)
     first = played[0].task
     return Evaluation(
         first.env, first.split, trials, success_interval(list(successes.values())), successes,
         mean_interval(list(scores.values())), repeated(list(successes.values())), of_episodes(played),
-        dict(sorted(reasons.items())), cost, list(played),
+        dict(sorted(reasons.items())), detectable_by(list(successes.values())), cost, list(played),
     )  # fmt: skip
 
 

@@ -10,10 +10,14 @@ p (1 - p). Source: On Randomness in Agentic Evals; Miller 2024 (arXiv 2411.00640
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, sqrt
 from typing import NamedTuple
 
+import numpy as np
 from scipy import stats
+
+from .intervals import Interval
 
 ALPHA, POWER = 0.05, 0.8
 
@@ -107,3 +111,31 @@ def plans(
         deviation = difference_deviation(within, between, tasks, runs)
         found.append(Plan(runs, tasks, runs * tasks, detectable(deviation, power=power)))
     return found
+
+
+def detectable_by(successes: Sequence[Sequence[bool]], agreement: float = 0.5, likeness: float = 0.7) -> float:
+    """After an evaluation: smallest difference to another policy, playing the same, that would be found.
+
+    The variance within a task is the unbiased `p (1 - p) R / (R - 1)`, and that over tasks what the task means have
+    beyond it; with one trial a task `agreement` shares the variance out, as in `plans`. NaN below two tasks.
+    """
+    played = [trials for trials in successes if len(trials)]
+    if len(played) < 2:
+        return float("nan")
+    means, runs = np.array([np.mean(trials) for trials in played]), min(map(len, played))
+    if runs > 1:
+        within = float(np.mean([np.var(trials, ddof=1) for trials in played]))
+        over_tasks = max(0.0, float(means.var(ddof=1)) - within / runs)
+    else:
+        spread = float(means.var(ddof=1))
+        within, over_tasks = spread * (1 - agreement), spread * agreement
+    return detectable(difference_deviation(within, 2 * over_tasks * (1 - likeness), len(played), runs))
+
+
+def detectable_in(difference: Interval) -> float:
+    """After a paired comparison: smallest true difference that it finds with the usual power, from its own scatter."""
+    if difference.tasks < 2:
+        return float("nan")
+    quantile = float(stats.t.ppf(1 - ALPHA / 2, difference.tasks - 1))
+    half = max(difference.high - difference.mean, difference.mean - difference.low)  # a bound may be cut at 1
+    return detectable(half / quantile)

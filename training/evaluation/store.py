@@ -66,7 +66,7 @@ def outcomes(folder: Path) -> dict[str, list[bool]]:
     """Task key -> outcomes of the last evaluation that an evaluation's or a training run's folder holds."""
     run = Run.open(folder)
     try:
-        return run.successes(_last_step(run, folder), PHASE)
+        return run.successes(last_step(run, folder), PHASE)
     finally:
         run.close()
 
@@ -75,14 +75,15 @@ def symptoms_of(folder: Path) -> list[tuple[str, str]]:
     """(task key, why it ended) of every episode of that evaluation that was not won."""
     run = Run.open(folder)
     try:
-        step = _last_step(run, folder)
+        step = last_step(run, folder)
         query = "SELECT task, stop FROM episodes WHERE phase = ? AND step = ? AND success = 0 ORDER BY id"
         return [(task, stop) for task, stop in run.db.execute(query, (PHASE, step))]
     finally:
         run.close()
 
 
-def _last_step(run: Run, folder: Path) -> int:
+def last_step(run: Run, folder: Path) -> int:
+    """The newest step with an evaluation."""
     found = run.db.execute("SELECT MAX(step) FROM episodes WHERE phase = ?", (PHASE,)).fetchone()[0]
     if found is None:
         raise RequestError(
