@@ -163,7 +163,7 @@ class LLMPlayer:
         text = self.dialogue.say(done.ids, done.stopped)
         mode, text = context.mode(text) if not turn else ("", text)
         return Answer(
-            context.action(text) if done.stopped else "",
+            context.action(text, info["commands"]) if done.stopped else "",
             Segment(owner=Owner.ENVIRONMENT, ids=prompt),
             Segment(owner=Owner.POLICY, ids=done.ids, logprobs=done.logprobs, version=done.version),
             restart,
@@ -221,7 +221,7 @@ class _DemoPlayer:
 
     async def answer(self, observation: str, info: dict[str, Any]) -> Answer:
         action = (await self.script.answer(observation, info)).action
-        said = self.agent.context.render_action(action)
+        said = self.agent.context.render_action(action, info["commands"])
         if self._first and self.agent.context.modes:
             said = f"{self.script.rng.choice(self.agent.context.modes)} {said}"
         self._first = False

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..envs.errors import RequestError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _MARK = "\u241eanswer\u241e"
 _ARTICLES = re.compile(r"\b(?:a|an|the|some)\s+", re.IGNORECASE)
 _BANNER = re.compile(r"-=[^=]*=-")
+_NUMBER = re.compile(r"[0-9]{1,4}")
 _ACTION_TAG = re.compile(r"<action>(.*?)</action>", re.DOTALL | re.IGNORECASE)
 
 
@@ -36,11 +38,12 @@ class Context(BaseModel):
     history: int = Field(default=2, ge=0, description="windowed: earlier exchanges shown")
     system: str = Field(default="", description="system message")
     goal: Literal["never", "first", "every"] = Field(default="first", description="observations that repeat the goal")
-    commands: bool = Field(default=False, description="list the admissible commands")
+    commands: bool = Field(default=False, description="list the admissible commands; numbered for answer=number")
     terse: bool = Field(default=False, description="drop banners and articles: shorter for small models")
-    answer: Literal["plain", "tags", "verbatim"] = Field(
+    answer: Literal["plain", "tags", "verbatim", "number"] = Field(
         default="plain",
-        description="the whole answer on one line, the text in <action> tags, or the whole answer as it is",
+        description="the whole answer on one line, the text in <action> tags, the whole answer as it is, or the number "
+        "of a listed command: a small model need not copy names that it never met",
     )
     modes: tuple[Mode, ...] = Field(
         default=(),
@@ -50,18 +53,29 @@ class Context(BaseModel):
     max_action_tokens: int = Field(default=16, ge=1)
     max_tokens: int = Field(default=1000, ge=16, description="context limit in tokens")
 
+    @model_validator(mode="after")
+    def _numbers_are_listed(self) -> Context:
+        if self.answer == "number" and not self.commands:
+            raise ValueError("answer=number needs commands=true: the answer is the number of a listed command")
+        return self
+
     def message(self, observation: str, goal: str, commands: tuple[str, ...] | None, first: bool) -> str:
         """The user message for one observation."""
         parts = [observation.strip()]
         if goal and (self.goal == "every" or (self.goal == "first" and first)):
             parts.append(f"Goal: {goal}")
         if self.commands and commands is not None:
-            parts.append("Actions: " + ", ".join(commands))
+            listed = [f"{i} {c}" for i, c in enumerate(commands, 1)] if self.answer == "number" else commands
+            parts.append("Actions: " + ", ".join(listed))
         text = "\n".join(parts)
         return tersely(text) if self.terse else text
 
-    def render_action(self, action: str) -> str:
-        """The answer that `action` parses from."""
+    def render_action(self, action: str, commands: Sequence[str] | None = None) -> str:
+        """The answer that `action` parses from; raises `RequestError` for one that has no number."""
+        if self.answer == "number":
+            if action not in (commands or ()):
+                raise RequestError(f"Expected an action of those that are listed, for answer=number, got {action!r}.")
+            return str(1 + list(commands or ()).index(action))
         return f"<action>{action}</action>" if self.answer == "tags" else action
 
     def mode(self, text: str) -> tuple[str, str]:
@@ -69,10 +83,13 @@ class Context(BaseModel):
         first, *rest = text.split(maxsplit=1) or [""]
         return (first, "".join(rest)) if first in self.modes else ("", text)
 
-    def action(self, text: str) -> str:
-        """The action in an answer; empty when there is none (an invalid action)."""
+    def action(self, text: str, commands: Sequence[str] | None = None) -> str:
+        """The action in an answer to a list of commands; empty when there is none (an invalid action)."""
         if self.answer == "verbatim":
             return text.strip()
+        if self.answer == "number":
+            number = int(text) if _NUMBER.fullmatch(text.strip()) else 0
+            return commands[number - 1] if commands and 1 <= number <= len(commands) else ""
         if self.answer == "tags":
             found = _ACTION_TAG.findall(text)
             text = found[-1] if found else ""

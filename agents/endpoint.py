@@ -119,7 +119,7 @@ class _EndpointPlayer:
         self.messages.append({"role": "assistant", "content": said})
         self.turn += 1
         self.spent = used.get("prompt_tokens", 0.0) + used.get("completion_tokens", 0.0)
-        return Answer(context.action(said) if whole else "", counts=used)
+        return Answer(context.action(said, info["commands"]) if whole else "", counts=used)
 
     def close(self) -> None:
         pass

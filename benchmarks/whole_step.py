@@ -63,11 +63,11 @@ class ToolCalls(Context):
     def message(self, observation: str, goal: str, commands: tuple[str, ...] | None, first: bool) -> str:
         return observation if first else f"<tool_response>\n{observation}\n</tool_response>"
 
-    def render_action(self, action: str) -> str:
+    def render_action(self, action: str, commands: Sequence[str] | None = None) -> str:
         call = json.dumps({"name": "act", "arguments": {"command": action}})
         return f"<tool_call>\n{call}\n</tool_call>"
 
-    def action(self, text: str) -> str:
+    def action(self, text: str, commands: Sequence[str] | None = None) -> str:
         found = _CALL.search(text)
         try:
             return str(json.loads(found[1])["arguments"]["command"]) if found else ""

@@ -235,6 +235,29 @@ def test_the_last_tag_is_the_action_and_no_tag_is_none(said: str, action: str) -
     assert Context(answer="tags").action(said) == action
 
 
+@given(commands=st.lists(st.text(min_size=1, max_size=9), min_size=1, max_size=30, unique=True), data=st.data())
+def test_the_number_of_a_listed_command_is_that_command(commands: list[str], data: st.DataObject) -> None:
+    context, chosen = Context(answer="number", commands=True), data.draw(st.sampled_from(commands))
+    said = context.render_action(chosen, commands)
+    assert said == str(1 + commands.index(chosen)) and context.action(f" {said}\n", commands) == chosen
+    listed = context.message("You see.", "", tuple(commands), first=True)
+    assert listed == "You see.\nActions: " + ", ".join(f"{i + 1} {c}" for i, c in enumerate(commands))
+
+
+@pytest.mark.parametrize("said", ["0", "3", "-1", "1.0", "one", "", "1 2", "²", "99999999999999999999", "look"])
+def test_other_answers_than_a_listed_number_are_none(said: str) -> None:
+    context = Context(answer="number", commands=True)
+    assert context.action(said, ("look", "wait")) == ""
+    assert context.action("1", None) == "" and context.action("2", ("look", "wait")) == "wait"
+
+
+def test_numbers_need_a_list() -> None:
+    with pytest.raises(RequestError, match="listed, for answer=number, got 'fly'"):
+        Context(answer="number", commands=True).render_action("fly", ("look",))
+    with pytest.raises(ValueError, match="needs commands=true"):
+        Context(answer="number")
+
+
 def test_a_plain_answer_is_the_action() -> None:
     assert Context().action(" go\n north <action>x</action> ") == "go north <action>x</action>"
 

@@ -248,8 +248,7 @@ def train(
             chosen = override(recipes.load(recipe), parse_settings(settings or []))
             done = trainer.train(chosen, folder or _new_folder(chosen.name), display)
     if as_json:
-        parts = {"before": done.before, "after": done.after, "difference": done.difference}
-        emit({"run": str(done.run), **{name: part._asdict() for name, part in parts.items()}})
+        emit({"run": str(done.run), **done.results()})
     else:
         out.print(summary(done), markup=False, soft_wrap=True)
 

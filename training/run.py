@@ -75,6 +75,10 @@ class Run:
     def card(self) -> dict[str, Any]:
         return json.loads((self.folder / "card.json").read_text())
 
+    def finish(self, results: Mapping[str, Any]) -> None:
+        """Put what the run obtained into its card, so that the card alone tells it."""
+        write_json(self.folder / "card.json", {**self.card, "results": dict(results)})
+
     def record(
         self, step: int, phase: str, metrics: Mapping[str, float], episodes: Sequence[Trajectory] = (),
         shades: Sequence[Mapping[int, Mapping[str, array[float]]]] = (),

@@ -213,7 +213,7 @@ async def evaluate_target(
                 if recorder:
                     recorder.add(trajectory)
 
-            return await evaluate(
+            result = await evaluate(
                 agent,
                 tasks,
                 pool,
@@ -224,6 +224,9 @@ async def evaluate_target(
                 done=done,
                 concurrency=at_once(target, agent),
             )
+            if recorder:
+                recorder.finish(result.to_json())
+            return result
     finally:
         if sampler is not None:
             sampler.close()

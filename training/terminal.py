@@ -25,13 +25,14 @@ def fail(message: str, code: int) -> None:
 
 
 def emit(data: Any) -> None:
-    """Print JSON on stdout; a number that is not finite becomes null."""
-    print(json.dumps(_finite(data), indent=2, allow_nan=False))
+    """Print JSON on stdout."""
+    print(json.dumps(finite(data), indent=2, allow_nan=False))
 
 
-def _finite(data: Any) -> Any:
+def finite(data: Any) -> Any:
+    """`data` as JSON can hold it: NaN and infinity become null."""
     if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
+        return {key: finite(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
+        return [finite(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -73,6 +73,11 @@ class Outcome:
     after: Interval
     difference: Interval
 
+    def results(self) -> dict[str, dict[str, float]]:
+        """The three intervals as plain values."""
+        parts = {"before": self.before, "after": self.after, "difference": self.difference}
+        return {name: part._asdict() for name, part in parts.items()}
+
 
 @dataclass
 class _Running:
@@ -124,7 +129,9 @@ async def _run(recipe: Recipe, run: Run, tasks: session.Tasks, reporter: Reporte
             await _rl_step(running, step)
         if recipe.rl.steps and recipe.rl.steps not in _evaluated(run):
             await _evaluate(running, recipe.rl.steps)
-        return outcome(run, recipe.rl.steps)
+        done = outcome(run, recipe.rl.steps)
+        run.finish(done.results())
+        return done
     finally:
         if engine is not None:
             engine.close()

@@ -155,7 +155,7 @@ class ServiceDeskEnv(ToolEnv):
         if request.decision.changes and category.detail and not user.knows(category.detail):
             return [_say(QUESTIONS[category.detail])]
         if request.decision.changes and request.subject not in user.agreed:
-            return [_say(f"About {request.subject}: I can {request.decision.text}. Shall I go ahead?")]
+            return [_say(self._proposal())]
         return [Call(*request.call())]
 
     def close(self) -> None:
@@ -202,9 +202,16 @@ class ServiceDeskEnv(ToolEnv):
         if user.knows("email"):
             calls.append(Call("find_customer", {"email": user.email}))
         if user.knows("subject"):
-            calls.append(_say(f"About {request.subject}: shall I go ahead?"))
+            calls.append(_say(self._proposal()))
             calls += self._possible(request.subject)
         return tuple(render_calls([call]) for call in calls)
+
+    def _proposal(self) -> str:
+        """How consent is asked for; a list of commands must not give the decision away."""
+        request = self.user.current
+        if self._lists_commands:
+            return f"About {request.subject}: shall I go ahead?"
+        return f"About {request.subject}: I can {request.decision.text}. Shall I go ahead?"
 
     def _possible(self, subject: str) -> list[Call]:
         """Reads and decisions of the current request that the desk would not refuse."""

@@ -9,7 +9,7 @@ from ..core import State, TextEnv
 from ..task import Task
 from . import goals, webshop
 from .catalogue import keywords
-from .expert import Shopper
+from .expert import Shopper, queries
 from .pages import Page, View, page, text
 from .reward import purchase_reward
 
@@ -23,7 +23,7 @@ class ShopEnv(TextEnv):
     failure (`reward.py` has the formula).
 
     Actions are `search[words]` and `click[...]` with any text in brackets. `commands` lists all clicks and, where
-    there is a search field, one search with the instruction's own words.
+    there is a search field, searches with the instruction's own words, all of them and fewer.
     """
 
     id: ClassVar[str] = "turnwise/Shop-v0"
@@ -45,6 +45,8 @@ class ShopEnv(TextEnv):
         self._catalogue, self._goal = goals.load(task)
         self.goal = self._goal.text
         self._shopper = Shopper(self._goal, only=self._goal.product.id if task.game else "")
+        # What people wrote is taken as it is: how the catalogue describes their product would be news to an agent.
+        self._queries = [" ".join(keywords(self.goal))] if task.game else queries(self._goal)
         return self._go(View())
 
     def act(self, action: str) -> State:
@@ -65,10 +67,10 @@ class ShopEnv(TextEnv):
         return self._shopper.act(self._page)
 
     def clone_state(self) -> tuple[Any, ...]:
-        return self._catalogue, self._goal, self._page, self._shopper.copy()
+        return self._catalogue, self._goal, self._page, self._queries, self._shopper.copy()
 
     def restore_state(self, clone: tuple[Any, ...]) -> bool:
-        self._catalogue, self._goal, self._page, shopper = clone
+        self._catalogue, self._goal, self._page, self._queries, shopper = clone
         self._shopper = shopper.copy()
         return True
 
@@ -81,5 +83,5 @@ class ShopEnv(TextEnv):
         return State(text(self._page), score, score == 1.0, bought and score != 1.0, self._commands(self._page))
 
     def _commands(self, shown: Page) -> tuple[str, ...]:
-        search = (f"search[{' '.join(keywords(self.goal))}]",) if shown.view.page == "search" else ()
-        return search + tuple(f"click[{link.label}]" for link in shown.clickable.values())
+        searches = tuple(f"search[{words}]" for words in self._queries) if shown.view.page == "search" else ()
+        return searches + tuple(f"click[{link.label}]" for link in shown.clickable.values())

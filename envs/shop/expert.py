@@ -99,13 +99,16 @@ class Shopper:
         return _cents(page.lines[1].removeprefix("Price: ")) <= self._goal.limit
 
     def _query(self) -> str:
-        """The instruction's words, then fewer, then the kind alone."""
-        goal = self._goal
-        kind = goal.product.kind
-        options = (value for _, value in goal.options)
-        texts = (goal.product.title,) if self._only else ("", " ".join((kind, *goal.attributes)), kind)
-        queries = [" ".join(keywords(text or " ".join((kind, *goal.attributes, *options)))) for text in texts]
-        return next((query for query in queries if query not in self._exhausted), queries[-1])
+        """The first that has not shown all it finds."""
+        known = [" ".join(keywords(self._goal.product.title))] if self._only else queries(self._goal)
+        return next((query for query in known if query not in self._exhausted), known[-1])
+
+
+def queries(goal: Goal) -> list[str]:
+    """What the instruction says, in searches of fewer and fewer words: all of it, without options, the kind alone."""
+    kind, options = goal.product.kind, [value for _, value in goal.options]
+    texts = ((kind, *goal.attributes, *options), (kind, *goal.attributes), (kind,))
+    return list(dict.fromkeys(" ".join(keywords(" ".join(words))) for words in texts))
 
 
 def _fits(link: Link, name: str, value: str) -> bool:

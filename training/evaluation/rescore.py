@@ -12,6 +12,7 @@ from ...agents.trajectory import Trajectory
 from ...envs.core import StopReason
 from ...envs.errors import RequestError
 from ..run import Run, environment_card
+from ..terminal import finite
 from .episodes import Evaluation, summarise
 from .store import PHASE, last_step
 
@@ -58,12 +59,14 @@ def rescored(
 ) -> tuple[Evaluation, list[str]]:
     """(the evaluation, keys of tasks that are judged otherwise); with `out`, kept there as an evaluation of its own."""
     trials = max(t.copy_index for t in after) + 1
+    result = summarise(after, trials)
     changed = sorted({new.task.key for old, new in zip(before, after, strict=True) if old.success != new.success})
     if out is not None:
         run = Run.create(out, {"evaluation": dict(about), **environment_card()})
         run.record(0, PHASE, {}, after)
+        run.finish(finite(result.to_json()))
         run.close()
-    return summarise(after, trials), changed
+    return result, changed
 
 
 def _graded(t: Trajectory, verdict: bool | float) -> Trajectory:
