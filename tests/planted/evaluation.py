@@ -19,7 +19,22 @@ SHADES, TREE, PARTS, RUN, LEARNER = (
 )  # fmt: skip
 T_SHADES, T_VIEWER = ("test_shades.py",), ("test_viewer.py",)
 
+RESCORE, JUDGE, ENDPOINT, CONTEXT = (
+    "training/evaluation/rescore.py", "training/evaluation/judge.py", "agents/endpoint.py", "agents/context.py",
+)  # fmt: skip
+T_TARGETS, T_CONTEXT = ("test_targets.py",), ("test_context.py",)
+
 MUTANTS = (
+    Mutant("a forged record is believed", RESCORE, '{"success": again.success,', '{"success": t.success,', T_TARGETS),
+    Mutant("a broken episode is graded", RESCORE, "t if t.stop.is_error else _graded", "_graded", T_TARGETS),
+    Mutant("kappa without chance", JUDGE, "(alike - chance) / (1 - chance)", "alike", T_TARGETS),
+    Mutant("a judge that says both is heard", JUDGE, "!= said:", "!= (not said):", T_TARGETS),
+    Mutant("an episode closes its own quotes", JUDGE, 'text.replace("</episode", "< /episode")', "text", T_TARGETS),
+    Mutant("a cut answer is an action", ENDPOINT, 'if whole else ""', 'if True else ""', T_TARGETS),
+    Mutant("an endpoint is asked at any pace", ENDPOINT, "await asyncio.sleep(begin - now)", "pass", T_TARGETS),
+    Mutant("numbers count from zero", CONTEXT, "commands[number - 1]", "commands[number - 2]", T_CONTEXT),
+    Mutant("power forgets the runs", POWER, "float(means.var(ddof=1)) - within / runs)",
+           "float(means.var(ddof=1)))", T_REPEATED),
     Mutant("shades of environment tokens too", SHADES, "if masks[row][position]:", "if True:", T_SHADES),
     Mutant("shades of the first recorded episode", SHADES, "place.get(id(t), -1)", "place.get(id(recorded[0]), -1)",
            T_SHADES),

@@ -11,7 +11,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ...agents.endpoint import Endpoint
+from ...agents.context import Context
+from ...agents.endpoint import Endpoint, EndpointAgent
+from ...agents.trajectory import Trajectory
 from ...envs import registry
 from ...envs.errors import RequestError
 from ..terminal import Json, Params, emit, err, out
@@ -19,6 +21,7 @@ from . import suites
 from .episodes import Evaluation
 from .gate import Decision, Rule, decide, symptoms
 from .intervals import Interval
+from .judge import agreement_of, by_judge, load_rubric
 from .power import detectable_in, plans
 from .store import outcomes, symptoms_of
 
@@ -42,7 +45,7 @@ Rescore = Annotated[
     str,
     typer.Option(
         help="Play nothing: grade the episodes that the target's folder holds anew, by `replay` in the environment as "
-        "it is now or by your own grader (package.module:function)."
+        "it is now, by your own grader (package.module:function) or by a judge (a rubric's JSON file)."
     ),
 ]
 Env = Annotated[str, typer.Option(help="Environment id; default: the run's.")]
@@ -122,19 +125,40 @@ def _rescore(folder: Path, grader: str, out_folder: Path | None, as_json: bool) 
     from .rescore import REPLAY, by_grader, by_replay, rescored, stored
 
     played, about = stored(folder)
+    agrees = None
     if grader == REPLAY:
         pool = pool_for(str(about["target"]), played[0].task.env)
         with err.status(f"replaying {len(played)} episodes"):
             after = asyncio.run(by_replay(played, pool))
         pool.close()
+    elif grader.endswith(".json"):
+        with err.status(f"asking the judge about {len(played)} episodes"):
+            after = asyncio.run(_judged(played, Path(grader)))
+        agrees = agreement_of(played, after)
     else:
-        after = by_grader(played, load_function(grader, "grader"))
+        after = by_grader(played, load_function(grader, "a grader"))
     result, changed = rescored(played, after, {**about, "rescored": grader, "of": str(folder)}, out_folder)
     if as_json:
-        emit({**result.to_json(), "changed": changed})
+        judge = {"judge": agrees._asdict()} if agrees else {}
+        emit({**result.to_json(), "changed": changed, **judge})
         return
     _print_evaluation(result)
     out.print(f"  {'judged otherwise':18} {len(changed)} tasks: {', '.join(changed[:KEYS_SHOWN])}".rstrip(": "))
+    if agrees:
+        kappa = f"{agrees.kappa:.2f} [{agrees.low:.2f}, {agrees.high:.2f}]"
+        said = f"{agrees.agree:.1%} of {agrees.episodes} episodes as the environment, Cohen's kappa {kappa}"
+        out.print(f"  {'the judge says':18} {said}; passes {agrees.false_passes:.1%} of lost ones", soft_wrap=True)
+
+
+async def _judged(played: list[Trajectory], path: Path) -> list[Trajectory]:
+    """The episodes as the rubric's judge grades them."""
+    rubric = load_rubric(path)
+    agent = EndpointAgent(Endpoint(rubric.endpoint, rubric.model), Context(max_action_tokens=1024))
+
+    async def ask(messages: list[dict[str, str]]) -> str:
+        return (await agent.ask(messages, seed=0))[0]
+
+    return await by_judge(played, rubric, ask)
 
 
 def _evaluate_suite(
