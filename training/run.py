@@ -86,14 +86,16 @@ class Run:
         """Write one step: its metrics, its episodes, and what the update made of their tokens; all or nothing."""
         with self.db:
             known = self.db.execute("SELECT phases FROM steps WHERE step = ?", (step,)).fetchone()
-            phases = f"{known[0]} {phase}" if known else phase
-            self.db.execute("INSERT OR REPLACE INTO steps VALUES (?, ?, ?)", (step, phases, time.time()))
+            phases = dict.fromkeys([*(known[0].split() if known else ()), phase])
+            self.db.execute("INSERT OR REPLACE INTO steps VALUES (?, ?, ?)", (step, " ".join(phases), time.time()))
             rows = [(step, name, float(value)) for name, value in metrics.items()]
             self.db.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?)", rows)
-            for trajectory, by_turn in zip(episodes, shades or repeat({}), strict=False):
-                key = self._episode(step, phase, trajectory)
-                blobs = [(key, turn, *(values[name].tobytes() for name in SHADES)) for turn, values in by_turn.items()]
-                self.db.executemany("INSERT INTO shades VALUES (?, ?, ?, ?, ?)", blobs)
+            first = self.db.execute("SELECT COALESCE(MAX(id), 0) + 1 FROM episodes").fetchone()[0]
+            # Few statements of many rows: each call into SQLite costs as much as some rows.
+            for table, found in _rows(step, phase, dict(enumerate(episodes, first)), shades).items():
+                if found:
+                    marks = ", ".join("?" * len(found[0]))
+                    self.db.executemany(f"INSERT INTO {table} VALUES ({marks})", found)
 
     def forget_after(self, step: int) -> None:
         """Drop what was recorded after `step`: a resumed run plays those steps again."""
@@ -148,26 +150,29 @@ class Run:
     def close(self) -> None:
         self.db.close()
 
-    def _episode(self, step: int, phase: str, t: Trajectory) -> int:
-        # One row per episode and one per turn; the record keeps what the columns do not (task, schema).
-        record = t.model_dump_json(exclude={"turns", "final_observation"})
-        cursor = self.db.execute(
-            f"INSERT INTO episodes VALUES (NULL{', ?' * 15})",
-            (step, phase, t.task.key, t.group, t.copy_index, t.seed, t.stop.value, t.success, t.score, t.max_score,
-             len(t.turns), t.seconds, t.error, t.final_observation, record),
+
+def _rows(
+    step: int, phase: str, episodes: Mapping[int, Trajectory],
+    shades: Sequence[Mapping[int, Mapping[str, array[float]]]],
+) -> dict[str, list[tuple[Any, ...]]]:  # fmt: skip
+    """Table -> rows of the episodes by their ids; an episode's record keeps what the columns do not (task, schema)."""
+    found: dict[str, list[tuple[Any, ...]]] = {"episodes": [], "turns": [], "tokens": [], "shades": []}
+    for (key, t), by_turn in zip(episodes.items(), shades or repeat({}), strict=False):
+        found["episodes"].append(
+            (key, step, phase, t.task.key, t.group, t.copy_index, t.seed, t.stop.value, t.success, t.score, t.max_score,
+             len(t.turns), t.seconds, t.error, t.final_observation,
+             t.model_dump_json(exclude={"turns", "final_observation"}))
         )  # fmt: skip
-        key = cursor.lastrowid
-        assert key is not None
-        self.db.executemany(
-            "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
+        for i, u in enumerate(t.turns):
+            found["turns"].append(
                 (key, i, u.observation, u.action, u.reward, u.score, u.valid, u.admissible, _extra(u))
-                for i, u in enumerate(t.turns)
-            ],
-        )
-        tokens = [(key, i, *_blobs(u.prompt, u.output)) for i, u in enumerate(t.turns) if u.prompt and u.output]
-        self.db.executemany("INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?)", tokens)
-        return key
+            )
+            if u.prompt and u.output:
+                found["tokens"].append((key, i, *_blobs(u.prompt, u.output)))
+        found["shades"] += [
+            (key, turn, *(values[name].tobytes() for name in SHADES)) for turn, values in by_turn.items()
+        ]
+    return found
 
 
 def _extra(turn: Turn) -> str | None:
