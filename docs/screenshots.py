@@ -54,8 +54,14 @@ def photograph(browser: Browser, url: str, out: Path, scheme: str) -> None:
     page.locator("tr.row a").first.click()
     page.keyboard.press("n")
     shot("episode")
+    for by in ("entropy", "advantage", "coefficient"):
+        if (button := page.locator(f"button[data-shade={by}]")).count():
+            button.click()
+            shot(f"episode-{by}")
     page.get_by_role("link", name="group").click()
     shot("group")
+    page.get_by_role("link", name="as a tree").click()
+    shot("tree")
     page.keyboard.press("?")
     shot("help")
     if len(runs) > 1:
