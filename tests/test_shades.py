@@ -29,6 +29,8 @@ def shaded(folder: Path, *settings: str) -> tuple[list[tuple[Any, ...]], dict[st
     """(episode, group, return, turn, tokens, advantages, coefficients, entropies) per turn, and the step's metrics."""
     trainer.train(override(recipes.load("toy"), parse_settings([*TINY, *settings])), folder)
     run = Run.open(folder)
+    beside = "SELECT COUNT(*) FROM shades s LEFT JOIN tokens t USING (episode, turn) WHERE t.turn IS NULL"
+    assert run.db.execute(beside).fetchone() == (0,)  # what the environment said has none
     rows = [
         (*row[:4], len(array("i", row[4])), *(list(array("f", blob or b"")) for blob in row[5:]))
         for row in run.db.execute(QUERY)
