@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ...envs.errors import RequestError, UnknownName
 from ..config import Recipe
 from .alfworld import alfworld_six, alfworld_small
+from .choosing import servicedesk_small, shop_small
 from .scienceworld import scienceworld_small
 from .textworld import textworld_grid, textworld_small
 from .toy import toy
@@ -16,6 +17,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "alfworld_six": alfworld_six,
     "alfworld_small": alfworld_small,
     "scienceworld_small": scienceworld_small,
+    "servicedesk_small": servicedesk_small,
+    "shop_small": shop_small,
     "textworld_grid": textworld_grid,
     "textworld_small": textworld_small,
     "toy": toy,
