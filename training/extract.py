@@ -45,6 +45,9 @@ MILESTONES = 4
 """Tests that any game has: has the score reached 1/4, 2/4, 3/4, all of its maximum?"""
 
 
+_TEST = re.compile(r"test_\d+")
+
+
 def milestones(trajectory: Trajectory, row: Row) -> list[list[float]]:
     """Per token, 1 for each of `MILESTONES` equal shares of the maximum score that the turn's state has reached."""
     reached = []
@@ -52,6 +55,18 @@ def milestones(trajectory: Trajectory, row: Row) -> list[list[float]]:
         share = MILESTONES * turn.score / trajectory.max_score + 1e-9
         reached.append([float(share >= j + 1) for j in range(MILESTONES)])
     return [reached[turn] if turn >= 0 else [0.0] * MILESTONES for turn in row.turn]
+
+
+def verified(trajectory: Trajectory, row: Row) -> list[list[float]]:
+    """Per token, 1 for each test that the turn's state passes: those the environment counts, else the milestones.
+
+    Counts of tests are named `test_00`, `test_01`, …, the same ones on all turns.
+    """
+    names = sorted(name for name in (trajectory.turns[0].counts if trajectory.turns else ()) if _TEST.fullmatch(name))
+    if not names:
+        return milestones(trajectory, row)
+    passed = [[float(turn.counts[name]) for name in names] for turn in trajectory.turns]
+    return [passed[turn] if turn >= 0 else [0.0] * len(names) for turn in row.turn]
 
 
 def raised_the_score(trajectory: Trajectory, row: Row) -> list[float]:
@@ -118,7 +133,7 @@ READERS: dict[str, Reader] = {
     "pivot": lambda trajectory, row: float(trajectory.pivot),
     "mode": mode,
     "forced": lambda trajectory, row: float(trajectory.forced),
-    "tests": milestones,
+    "tests": verified,
     "critical": raised_the_score,
     "first_call": first_call,
     "flawed": flawed,
