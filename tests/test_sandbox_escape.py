@@ -311,6 +311,18 @@ def attacked(host: Host, code: str, limits: Limits | None = None, timeout_s: flo
     return Seen(box.run(textwrap.dedent(code).format(**host.names), timeout_s), box, pid)
 
 
+REFUSALS = {
+    "OSError", "PermissionError", "FileNotFoundError", "BlockingIOError", "MemoryError", "ConnectionRefusedError",
+    "ProcessLookupError",
+    "urllib.error.URLError", "RuntimeError",
+}  # fmt: skip
+"""What the system says no with; a mistake in an attack would be a NameError or the like."""
+
+
+def is_refused(output: Output) -> bool:
+    return not output.ok and output.text.splitlines()[-1].split(":")[0] in REFUSALS
+
+
 def still_works(host: Host, seen: Seen) -> None:
     """Nothing happened out here, the secret was not read, and the next call is answered."""
     assert not host.harm()
@@ -323,8 +335,7 @@ def still_works(host: Host, seen: Seen) -> None:
 @pytest.mark.parametrize("name", NETWORK)
 def test_nothing_reaches_the_network(host: Host, name: str) -> None:
     seen = attacked(host, NETWORK[name])
-    assert not seen.output.ok and "Error" in seen.output.text, seen.output
-    assert "AssertionError" not in seen.output.text, seen.output
+    assert is_refused(seen.output), seen.output
     still_works(host, seen)
 
 
@@ -332,8 +343,7 @@ def test_nothing_reaches_the_network(host: Host, name: str) -> None:
 def test_no_file_of_the_host_is_met(host: Host, name: str) -> None:
     before = {path: Path(path).stat().st_mtime_ns for path in ("/usr/bin", "/usr/bin/env", "/usr/bin/python3", "/usr")}
     seen = attacked(host, FILES[name])
-    assert not seen.output.ok and "AssertionError" not in seen.output.text, seen.output
-    assert "wrote" not in seen.output.text
+    assert is_refused(seen.output) and "wrote" not in seen.output.text, seen.output
     assert {path: Path(path).stat().st_mtime_ns for path in before} == before
     still_works(host, seen)
 
@@ -341,7 +351,7 @@ def test_no_file_of_the_host_is_met(host: Host, name: str) -> None:
 @pytest.mark.parametrize("name", PROCESSES)
 def test_no_process_is_started_or_hurt_and_no_right_is_gained(host: Host, name: str) -> None:
     seen = attacked(host, PROCESSES[name])
-    assert not seen.output.ok and "AssertionError" not in seen.output.text, seen.output
+    assert is_refused(seen.output) or (name == "32-bit calls" and seen.output.lost), seen.output
     assert not set(seen.output.text.split()) & {"succeeded", "raised", "getpid"}, seen.output
     if not seen.output.lost:
         assert family(seen.pid) == [seen.pid] and seen.status("Threads") == "1"
@@ -373,10 +383,8 @@ if libc.shmget(0, 1 << 30, 0o1600) == -1:
 @pytest.mark.parametrize("name", HOGS)
 def test_memory_stays_within_its_limit(host: Host, name: str) -> None:
     seen = attacked(host, HOGS[name], SMALL)
-    assert not seen.output.ok, seen.output
-    if not seen.output.lost:
-        assert int(seen.status("VmHWM").split()[0]) / 1024 < 128
-        assert int(seen.status("VmPeak").split()[0]) / 1024 <= 128
+    assert is_refused(seen.output), seen.output
+    assert int(seen.status("VmPeak").split()[0]) / 1024 <= 128
     still_works(host, seen)
 
 
@@ -441,7 +449,7 @@ FILLERS = {
 @pytest.mark.parametrize("name", FILLERS)
 def test_the_disk_stays_within_its_limit(host: Host, name: str) -> None:
     seen = attacked(host, FILLERS[name], SMALL)
-    assert not seen.output.ok and "Error" in seen.output.text and "wrote" not in seen.output.text, seen.output
+    assert is_refused(seen.output) and "wrote" not in seen.output.text, seen.output
     files = seen.files()
     assert len(files) <= SMALL.files
     assert sum(path.lstat().st_size for path in files if not path.is_symlink()) <= SMALL.disk_mb << 20
@@ -452,7 +460,7 @@ def test_the_disk_stays_within_its_limit(host: Host, name: str) -> None:
 
 WAITERS = {
     "a loop": "while True:\n    pass",
-    "a loop that catches": "while True:\n    try:\n        while 1:\n            pass\n    except BaseException:\n        pass",
+    "a loop that catches": "while 1:\n    try:\n        while 1: pass\n    except BaseException: pass",
     "ignored signals": "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\ntime.sleep(100)",
     "a call that never returns": "import re\nre.match('(a+)+$', 'a' * 60 + 'b')",
     "a lock": "import threading\nlock = threading.Lock()\nlock.acquire()\nlock.acquire()",

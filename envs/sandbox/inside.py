@@ -154,6 +154,8 @@ def main():
     stream.close()
     channel.close()
     sys.argv[:] = order["program"]
+    kind = {"mode": "w", "buffering": 1, "encoding": "utf-8", "errors": "backslashreplace", "closefd": False}
+    sys.stdout, sys.stderr = os.fdopen(1, **kind), os.fdopen(2, **kind)
     sys.path.insert(0, sys.path.pop())
     module = order["program"][0]
     if module.endswith(".py"):

@@ -116,6 +116,9 @@ def _held(pid: int) -> str:
     for name, value in wanted.items():
         if int(lines[name], 16) != value:
             return f"{name} is {lines[name]}"
+    for name in ("user", "pid", "net", "mnt", "ipc", "uts"):
+        if os.readlink(f"/proc/{pid}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}"):
+            return f"it shares the {name} namespace"
     if lines["NoNewPrivs"] != "1" or lines["Seccomp"] != "2" or lines["Uid"].split()[0] == "0":
         return f"NoNewPrivs {lines['NoNewPrivs']}, Seccomp {lines['Seccomp']}, Uid {lines['Uid']}"
     return ""

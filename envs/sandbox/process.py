@@ -37,7 +37,7 @@ def program() -> str:
     return shutil.which(os.environ.get("TURNWISE_BWRAP") or "bwrap") or ""
 
 
-def _command(python: Python, info: int) -> list[str]:
+def command(python: Python, info: int) -> list[str]:
     """The command line of bubblewrap; nothing of the machine but what an interpreter reads."""
     folders = ["--ro-bind", "/usr", "/usr"]
     if python.prefix != "/usr":
@@ -77,7 +77,7 @@ class Process:
         told, tells = os.pipe()
         with open(told, "rb") as info:
             try:
-                self._outer = _start(_command(python, tells), theirs, tells)
+                self._outer = _start(command(python, tells), theirs, tells)
             except BaseException:
                 self._sock.close()
                 raise
@@ -181,13 +181,13 @@ def _end(outer: subprocess.Popen[bytes]) -> None:
         outer.stderr.close()
 
 
-def _start(command: list[str], channel: socket.socket, info: int) -> subprocess.Popen[bytes]:
+def _start(words: list[str], channel: socket.socket, info: int) -> subprocess.Popen[bytes]:
     """Start bubblewrap, as `nobody` where the caller is root."""
     setarch = shutil.which("setarch")
     is_root = os.geteuid() == 0
     try:
         return subprocess.Popen(
-            [setarch, "-R", *command] if setarch else command,  # addresses that are the same each time
+            [setarch, "-R", *words] if setarch else words,  # addresses that are the same each time
             stdin=channel.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=(info,), cwd="/",
             start_new_session=True, user=NOBODY if is_root else None, group=NOBODY if is_root else None,
             extra_groups=[] if is_root else None,
