@@ -75,11 +75,14 @@ def raised_the_score(trajectory: Trajectory, row: Row) -> list[float]:
 
 
 def first_call(trajectory: Trajectory, row: Row) -> float:
-    """Index among the episode's action tokens of the last one of its first parsed action; -1 without any."""
+    """Index among the episode's action tokens of the last one of its first parsed action; -1 without any.
+
+    Where the environment counts tool calls, an action without one (an answer) is none.
+    """
     seen = 0
     for turn in trajectory.turns:
         seen += len(turn.output.ids) if turn.output else 0
-        if turn.valid:
+        if turn.valid and turn.counts.get("tool_calls", 1.0) > 0:
             return float(seen - 1)
     return -1.0
 

@@ -31,7 +31,7 @@ _JUDGE = Path(__file__).with_name("playing.py").read_text()
 _JUDGE_LIMITS, _JUDGE_S = Limits(output_chars=200_000, disk_mb=4, cpu_s=10), 20.0
 """Processor time and not the clock ends a verdict, so that a busy machine changes none."""
 MAX_FILES = 40
-MAX_FILE_CHARS = 20_000
+MAX_FILE_CHARS = 8_000
 MAX_LINES = 200
 
 
