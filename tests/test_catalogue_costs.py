@@ -268,6 +268,7 @@ def test_readers_of_environments_that_count() -> None:
     assert [by_token[i] for i, at in enumerate(row.turn) if at == 0] == [[0, 1]] * 2
     assert [by_token[i] for i, at in enumerate(row.turn) if at == 1] == [[1, 1]] * 3
     assert {tuple(by_token[i]) for i, at in enumerate(row.turn) if at < 0} == {(0, 0)}
+    assert extract.extract(["tests"], [t], [(0, row)])["tests"].tolist() == [by_token]
 
 
 def test_costs_work_in_a_run(tmp_path: Path) -> None:

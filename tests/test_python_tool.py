@@ -15,7 +15,7 @@ from turnwise.agents.trajectory import Row
 from turnwise.envs import RequestError, Task, UnknownName, tasks
 from turnwise.envs.check import check_env
 from turnwise.envs.python_tool.env import PythonToolEnv, question
-from turnwise.envs.python_tool.questions import FAMILIES, RESIDUES, WORDINGS, make_question
+from turnwise.envs.python_tool.questions import FAMILIES, RESIDUES, WORDINGS, Draw, make_question
 from turnwise.envs.sandbox import probe, process
 from turnwise.envs.sandbox.box import Sandbox
 from turnwise.envs.tool_calls import Call, render_calls
@@ -69,6 +69,8 @@ def test_questions_of_splits_have_neither_words_nor_numbers_in_common() -> None:
         assert set(wordings) == set(SPLITS) and kind in FAMILIES
         spoken = [text for split in SPLITS for text in wordings[split]]
         assert len(spoken) == len(set(spoken)) >= 4
+        numbers = [Draw(split, seed).number(10, 90) for seed in range(200)]
+        assert {n % 5 for n in numbers} == set(RESIDUES[split]) and min(numbers) < 20 and max(numbers) > 80
     for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
         assert not texts[one] & texts[other]
 

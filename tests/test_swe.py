@@ -23,7 +23,7 @@ from turnwise.envs.swe import env as swe
 from turnwise.envs.swe.bugs import overlap, plant, possible_bugs, share
 from turnwise.envs.swe.env import SWEEnv
 from turnwise.envs.swe.playing import names, plain, play, written
-from turnwise.envs.swe.program import SEEN, TESTS, UNSEEN, as_unittest, draw_tests, passes, program
+from turnwise.envs.swe.program import SEEN, TESTS, UNSEEN, UnitTest, as_unittest, draw_tests, passed, passes, program
 from turnwise.envs.swe.repository import KINDS, repository
 from turnwise.envs.tool_calls import Call, render_calls
 from turnwise.training import extract
@@ -117,6 +117,19 @@ def test_values_survive_being_written(value: Any) -> None:
 )
 def test_values_of_other_types_are_other_values(pair: tuple[Any, Any]) -> None:
     assert json.dumps(plain(pair[0])) != json.dumps(plain(pair[1]))
+
+
+def test_what_comes_out_has_to_be_the_very_same() -> None:
+    test = UnitTest("t", [], [["value", 1], ["raises", "KeyError"]])
+    assert passed(test, [["value", 1], ["raises", "KeyError"]])
+    for came in (
+        [["value", True], ["raises", "KeyError"]],
+        [["value", 1]],
+        [],
+        None,
+        [["value", 1], ["raises", "Error"]],
+    ):
+        assert not passed(test, came)
 
 
 def test_a_value_that_equals_everything_equals_nothing() -> None:

@@ -5,7 +5,6 @@ its standard input, a socket, it reads one JSON line: the limits, the filter of 
 """
 
 import ast
-import base64
 import builtins
 import ctypes
 import errno
@@ -15,11 +14,8 @@ import linecache
 import os
 import random
 import resource
-import runpy
-import socket
 import sys
 import traceback
-from contextlib import redirect_stderr, redirect_stdout
 
 HOME = "/tmp"
 _NO_SUID, _NO_DEVICES = 2, 4
@@ -61,7 +57,7 @@ def confine(limits, code):
     must(libc.capset(header, none))
     for name, value in limits["resources"].items():
         resource.setrlimit(getattr(resource, name), (value, value))
-    filter_ = base64.b64decode(code)
+    filter_ = bytes.fromhex(code)
     record = (ctypes.c_char * len(filter_)).from_buffer_copy(filter_)
     program = (ctypes.c_uint64 * 2)(len(filter_) // 8, ctypes.addressof(record))
     must(libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
@@ -83,39 +79,42 @@ def place(files):
             file.write(text)
 
 
-def serve(stream, room):
+def serve(reader, writer, room):
     """Run cells until the caller goes: `{"id", "code"}` in, `{"id", "text", "ok", "full"}` out, a line each."""
     scope = {"__name__": "__main__", "__builtins__": builtins}
-    for count, line in enumerate(stream, 1):
+    for count, line in enumerate(reader, 1):
         request = json.loads(line)
         out = Bounded(room)
         ok, full = cell(request["code"], f"<cell {count}>", scope, out)
         answer = {"id": request["id"], "text": out.getvalue(), "ok": ok, "full": full}
-        stream.write(json.dumps(answer).encode() + b"\n")
-        stream.flush()
+        writer.write(json.dumps(answer).encode() + b"\n")
+        writer.flush()
 
 
 def cell(code, name, scope, out):
     """Execute like a notebook: the value of a last expression is shown."""
+    printed = sys.stdout, sys.stderr
+    sys.stdout = sys.stderr = out
     try:
-        with redirect_stdout(out), redirect_stderr(out):
-            try:
-                tree = ast.parse(code, name)
-                linecache.cache[name] = (len(code), None, code.splitlines(True), name)
-                last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-                exec(compile(tree, name, "exec"), scope)
-                if last is not None:
-                    value = eval(compile(ast.Expression(last.value), name, "eval"), scope)
-                    if value is not None:
-                        print(repr(value))
-            except Full:
-                raise
-            except BaseException as error:
-                print(told(error), end="")
-                return False, False
+        try:
+            tree = ast.parse(code, name)
+            linecache.cache[name] = (len(code), None, code.splitlines(True), name)
+            last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+            exec(compile(tree, name, "exec"), scope)
+            if last is not None:
+                value = eval(compile(ast.Expression(last.value), name, "eval"), scope)
+                if value is not None:
+                    out.write(repr(value) + "\n")
+        except Full:
+            raise
+        except BaseException as error:
+            out.write(told(error))
+            return False, False
         return True, False
     except Full:
         return False, True
+    finally:
+        sys.stdout, sys.stderr = printed
 
 
 def told(error):
@@ -127,41 +126,46 @@ def told(error):
 
 
 def main():
-    channel = socket.socket(fileno=os.dup(0))
+    channel = os.dup(0)
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
-    stream = channel.makefile("rwb")
+    reader, writer = os.fdopen(channel, "rb", closefd=False), os.fdopen(channel, "wb", closefd=False)
     try:
-        order = json.loads(stream.readline())
+        order = json.loads(reader.readline())
         confine(order["limits"], order["filter"])
         os.chdir(HOME)
         place(order["files"])
     except BaseException as error:
-        stream.write(json.dumps({"refused": f"{type(error).__name__}: {error}"}).encode() + b"\n")
-        stream.flush()
+        writer.write(json.dumps({"refused": f"{type(error).__name__}: {error}"}).encode() + b"\n")
+        writer.flush()
         return
     random.seed(0)  # what agents draw without a seed is drawn again in a replay
     sys.path[:] = [each for each in sys.path if each] + [HOME]
-    stream.write(b'{"ready": true}\n')
-    stream.flush()
+    writer.write(b'{"ready": true}\n')
+    writer.flush()
     if order["program"] is None:
         os.dup2(null, 1)
         os.dup2(null, 2)
-        serve(stream, order["room"])
-        return
-    os.dup2(channel.fileno(), 1)
-    os.dup2(channel.fileno(), 2)
-    stream.close()
-    channel.close()
-    sys.argv[:] = order["program"]
+        serve(reader, writer, order["room"])
+    else:
+        os.dup2(channel, 1)
+        os.dup2(channel, 2)
+        os.close(channel)
+        run(order["program"])
+
+
+def run(program):
+    """Run a script or a module as `python` would, what it prints going to the caller."""
+    import runpy
+
+    sys.argv[:] = program
     kind = {"mode": "w", "buffering": 1, "encoding": "utf-8", "errors": "backslashreplace", "closefd": False}
     sys.stdout, sys.stderr = os.fdopen(1, **kind), os.fdopen(2, **kind)
     sys.path.insert(0, sys.path.pop())
-    module = order["program"][0]
-    if module.endswith(".py"):
-        runpy.run_path(module, run_name="__main__")
+    if program[0].endswith(".py"):
+        runpy.run_path(program[0], run_name="__main__")
     else:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        runpy.run_module(program[0], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -100,7 +99,7 @@ class Process:
         self._pidfd = os.pidfd_open(self.inner)
         self._ends.callback(_kill, self._pidfd)
         order = {
-            "limits": limits.order(), "filter": base64.b64encode(seccomp_filter()).decode(), "files": dict(files),
+            "limits": limits.order(), "filter": seccomp_filter().hex(), "files": dict(files),
             "program": run and list(run), "room": limits.output_chars,
         }  # fmt: skip
         answer = json.loads(self._exchange(json.dumps(order).encode() + b"\n", START_DEADLINE_S, 1 << 16))

@@ -39,7 +39,7 @@ class Program(NamedTuple):
     """Title and lines; `<2..9>` stands for a number that is drawn."""
 
 
-class Test(NamedTuple):
+class UnitTest(NamedTuple):
     """One test, and what comes out of it on the right program."""
 
     title: str
@@ -62,9 +62,9 @@ def program(name: str) -> Program:
     )  # fmt: skip
 
 
-def draw_tests(program: Program, rng: random.Random, count: int) -> list[Test]:
+def draw_tests(program: Program, rng: random.Random, count: int) -> list[UnitTest]:
     """Tests from all templates in turn, no two alike."""
-    drawn, known = list[Test](), set[str]()
+    drawn, known = list[UnitTest](), set[str]()
     order = list(program.templates)
     rng.shuffle(order)
     tries = 0
@@ -79,7 +79,7 @@ def draw_tests(program: Program, rng: random.Random, count: int) -> list[Test]:
     return drawn
 
 
-def _draw(program: Program, title: str, lines: tuple[str, ...], rng: random.Random) -> Test:
+def _draw(program: Program, title: str, lines: tuple[str, ...], rng: random.Random) -> UnitTest:
     body = "\n".join(lines)
     made = {line.split(" =")[0] for line in program.setup if " = " in line}
     setup = program.setup if any(re.search(rf"\b{name}\b", body) for name in made) else ()
@@ -90,10 +90,10 @@ def _draw(program: Program, title: str, lines: tuple[str, ...], rng: random.Rand
             steps.append(["expect", told.removeprefix("expect ")])
         else:
             steps.append(["do", told])
-    return Test(title, steps, play(steps, names(program.files)))
+    return UnitTest(title, steps, play(steps, names(program.files)))
 
 
-def as_unittest(tests: list[Test]) -> str:
+def as_unittest(tests: list[UnitTest]) -> str:
     """The text of a test file: what came out of the right program is what it expects."""
     head = tests[0].case[0][1]
     lines = ["import unittest", "", *head.splitlines(), "", "", "class RepoTest(unittest.TestCase):"]
@@ -112,11 +112,11 @@ def as_unittest(tests: list[Test]) -> str:
     return "\n".join([*lines, "", "", 'if __name__ == "__main__":', "    unittest.main()", ""])
 
 
-def passed(test: Test, came: Any) -> bool:
+def passed(test: UnitTest, came: Any) -> bool:
     """Whether exactly what should came out."""
     return json.dumps(came) == json.dumps(test.came)
 
 
-def passes(files: Mapping[str, str], tests: list[Test]) -> list[bool]:
+def passes(files: Mapping[str, str], tests: list[UnitTest]) -> list[bool]:
     """Which tests a program of ours passes; plays in this process, so never for what an agent wrote."""
     return [passed(test, play(test.case, names(files))) for test in tests]

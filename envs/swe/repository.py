@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..errors import EnvError, UnknownName
 from .bugs import Bug, overlap, plant, possible_bugs, share
 from .playing import names, play
-from .program import SEEN, TESTS, UNSEEN, Program, Test, as_unittest, draw_tests, passed, program
+from .program import SEEN, TESTS, UNSEEN, Program, UnitTest, as_unittest, draw_tests, passed, program
 
 KINDS = (
     "comparison", "arithmetic", "boolean", "negation", "off_by_one", "arguments", "function", "name", "default",
@@ -29,7 +29,7 @@ class Repository(NamedTuple):
     """With the bugs, and the tests that are shown."""
     gold: Mapping[str, str]
     """The same without bugs."""
-    hidden: tuple[Test, ...]
+    hidden: tuple[UnitTest, ...]
     before: tuple[bool, ...]
     """Which hidden tests pass at the start."""
 
@@ -70,7 +70,7 @@ def _repository(items: tuple[tuple[str, Any], ...], seed: int) -> Repository:
 
 
 def _choose(
-    base: Program, params: Mapping[str, Any], rng: random.Random, shown: list[Test], hidden: list[Test]
+    base: Program, params: Mapping[str, Any], rng: random.Random, shown: list[UnitTest], hidden: list[UnitTest]
 ) -> list[Bug]:
     """Bugs that are seen one by one in both kinds of tests; empty where there are too few."""
     found = [bug for bug in possible_bugs(base.files) if params["kind"] in ("mixed", bug.kind)]
@@ -96,7 +96,7 @@ def _kinds_in_turn(bugs: list[Bug], rng: random.Random) -> list[Bug]:
     return [pile[i] for i in range(max(map(len, piles))) for pile in piles if i < len(pile)]
 
 
-def _shows(files: Mapping[str, str], bug: Bug, shown: list[Test], hidden: list[Test]) -> bool:
+def _shows(files: Mapping[str, str], bug: Bug, shown: list[UnitTest], hidden: list[UnitTest]) -> bool:
     """The bug fails a test of both kinds, leaves a third of the hidden ones alone, and never runs on without end."""
     planted, fails = plant(files, [bug]), list[bool]()
     for test in (*shown, *hidden):
