@@ -24,7 +24,7 @@ from turnwise.envs.swe.bugs import overlap, plant, possible_bugs, share
 from turnwise.envs.swe.env import SWEEnv
 from turnwise.envs.swe.playing import names, plain, play, written
 from turnwise.envs.swe.program import SEEN, TESTS, UNSEEN, UnitTest, as_unittest, draw_tests, passed, passes, program
-from turnwise.envs.swe.repository import KINDS, repository
+from turnwise.envs.swe.repository import KINDS, _shows, repository
 from turnwise.envs.tool_calls import Call, render_calls
 from turnwise.training import extract
 
@@ -169,6 +169,20 @@ def test_a_repository_is_what_its_task_says(split: str, index: int, bugs: int, d
         assert not all(passes(plant(repo.gold, [bug]), list(repo.hidden)))
 
 
+def test_a_bug_has_to_show_in_both_kinds_of_tests_and_not_in_most_hidden_ones() -> None:
+    base = program("inventory")
+    tests = draw_tests(base, random.Random(1), 40)
+    bug = next(bug for bug in possible_bugs(base.files) if bug.file == "prices.py" and bug.kind == "comparison")
+    fine = passes(plant(base.files, [bug]), tests)
+    failing = [test for test, ok in zip(tests, fine, strict=True) if not ok]
+    passing = [test for test, ok in zip(tests, fine, strict=True) if ok]
+    assert _shows(base.files, bug, failing[:1], [failing[0], *passing[:1]])
+    assert not _shows(base.files, bug, failing[:1], passing[:3])
+    assert not _shows(base.files, bug, passing[:3], [failing[0], *passing[:2]])
+    assert not _shows(base.files, bug, failing[:1], [*failing[:3], passing[0]])
+    assert _shows(base.files, bug, failing[:1], [*failing[:2], passing[0]])
+
+
 def test_splits_share_neither_programs_nor_bugs() -> None:
     assert not set(SEEN) & set(UNSEEN)
     met: dict[str, set[Any]] = {}
@@ -290,6 +304,13 @@ def test_gold_wins_and_less_does_not(split: str) -> None:
     assert info["ratio"] == 1.0 and not info["success"] and info["score"] == info["max_score"] - 1
     info = env.step(call("submit"))[-1]
     assert info["success"] and info["score"] == info["max_score"] and info["stop"] == "success"
+
+
+def test_a_single_hidden_test_that_fails_is_a_loss() -> None:
+    listed = tasks(ID, "train", 200)
+    task = next(task for task in listed if sum(repository(task.params, task.seed).before) == 11)
+    info = started(task).step(call("submit"))[-1]
+    assert (info["success"], info["stop"], info["score"], info["max_score"]) == (False, "failure", 0.0, 2.0)
 
 
 def test_a_step_that_breaks_what_worked_is_paid_below_nothing() -> None:
