@@ -123,8 +123,8 @@ def resident_mb(pid: int) -> float:
 
 
 def is_gone(pid: int) -> bool:
-    """Ended, at the latest within a second; a zombie has ended."""
-    for _ in range(100):
+    """Ended, at the latest within five seconds; a zombie has ended."""
+    for _ in range(500):
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
         except OSError:
