@@ -153,7 +153,7 @@ def test_cases_have_no_state_in_common_and_an_end() -> None:
     assert play([["do", "import n"], ["expect", "1"]], names(files)) == [["broken", "ModuleNotFoundError"]]
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(st.sampled_from(SPLITS), st.integers(0, 300), st.integers(1, 3), st.integers(0, 2))
 def test_a_repository_is_what_its_task_says(split: str, index: int, bugs: int, distractors: int) -> None:
     task = tasks(ID, split, index + 1, bugs=bugs, distractors=distractors)[-1]
@@ -187,10 +187,10 @@ def test_splits_share_neither_programs_nor_bugs() -> None:
     assert not set(SEEN) & set(UNSEEN)
     met: dict[str, set[Any]] = {}
     for split in ("train", "validation"):
-        repos = [(task, repository(task.params, task.seed)) for task in tasks(ID, split, 25)]
+        repos = [(task, repository(task.params, task.seed)) for task in tasks(ID, split, 16)]
         met[split] = {(repo.program.name, bug) for _, repo in repos for bug in repo.bugs}
         assert all(share(repo.program.name, bug) == split for _, repo in repos for bug in repo.bugs)
-    assert len(met["train"]) > 18 and not met["train"] & met["validation"]
+    assert len(met["train"]) > 12 and not met["train"] & met["validation"]
     assert {task.params["program"] for task in tasks(ID, "test", 50)} == set(UNSEEN)
 
 
@@ -224,7 +224,7 @@ def test_swe_keeps_every_promise() -> None:
 
 
 def test_the_expert_wins_and_the_empty_agent_does_not() -> None:
-    listed = [task for split in SPLITS for task in (*tasks(ID, split, 2), *tasks(ID, split, 1, bugs=3, distractors=1))]
+    listed = [task for split in SPLITS for task in (*tasks(ID, split, 1), *tasks(ID, split, 1, bugs=3, distractors=1))]
     played = run(ScriptedAgent("expert"), [Episode(task) for task in listed])
     assert all(t.success and t.score == t.max_score for t in played)
     assert not any(t.success for t in run(ScriptedAgent("empty"), [Episode(task) for task in listed[:2]]))
@@ -370,8 +370,8 @@ def test_results_cannot_be_forged_by_the_code_under_test(name: str) -> None:
     task = one(program="rooms", bugs=2)
     env = started(task)
     honest = passes(env.repo.files, list(env.repo.hidden))
-    for path in ("intervals.py", "rooms.py", "house.py"):
-        info = env.step(call("write_file", path=path, text=FORGERIES[name] + env.repo.files[path]))[-1]
+    forged = {path: FORGERIES[name] + env.repo.files[path] for path in ("intervals.py", "rooms.py", "house.py")}
+    info = env.step(render_calls([Call("write_file", {"path": path, "text": forged[path]}) for path in forged]))[-1]
     for mine, allowed in zip(info["tests"], honest, strict=True):
         assert mine <= allowed, "a test passes that the program does not pass"
     info = env.step(call("submit"))[-1]
