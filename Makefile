@@ -8,7 +8,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup java chromium demo test lint format clean exact screenshots
+.PHONY: help setup java chromium bubblewrap demo test lint format clean exact screenshots
 
 PYTHON ?= python3
 DIR ?= runs
@@ -23,7 +23,7 @@ TORCH_CPU := torch==2.13.0
 help:
 	@sed -n 's/^# //p' Makefile
 
-setup: java chromium $(STAMP)
+setup: java chromium bubblewrap $(STAMP)
 
 # ScienceWorld's engine is a Java program. Everything else works without.
 java:
@@ -43,6 +43,15 @@ chromium:
 	    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 \
 	      || echo "Chromium could not be installed; web environments will not run (turnwise doctor)"; \
 	  else echo "no Chromium here: web environments will not run until one is installed (turnwise doctor)"; fi; fi
+
+# Code that agents write runs in a sandbox of bubblewrap, in the system's Python. Everything else works without.
+bubblewrap:
+	@if ! command -v "$${TURNWISE_BWRAP:-bwrap}" >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing bubblewrap"; \
+	    { apt-get update -qq && apt-get install -y -qq --no-install-recommends bubblewrap python3; } >/dev/null 2>&1 \
+	      || echo "bubblewrap could not be installed; code environments will not run (turnwise doctor)"; \
+	  else echo "no bubblewrap here: code environments will not run until it is installed (turnwise doctor)"; fi; fi
 
 # vLLM's CPU build asks for torchvision and its kin, which text models do not need. Where the index has only
 # CUDA builds of them, they break `import transformers`: what does not load is taken out again.

@@ -1,12 +1,14 @@
 """Tool environments: what a call costs beside the function itself and beside the raw MCP SDK, and who wins.
 
-    python benchmarks/tools.py [--repeats 5] [--calls 2000] [--out benchmarks/results/tools.json]
+    python benchmarks/tools.py [--repeats 5] [--calls 2000] [--only sandbox_ms …] [--out benchmarks/results/tools.json]
 
 *Function*: the same typed function called directly, through `function_tool` (arguments checked), and as an action of an
 environment (text parsed, checked, counted, observed). *MCP*: `McpServer.call` against `Client.call_tool` of the SDK in
-its own event loop, on the same server, in memory and over stdio. Contenders take turns in one process. *Speed*: steps
-per second of experts, start of episodes included. Functions and speed are measured in the processor's time of this
-process, which is what a quiet machine takes; MCP by the clock, because two processes work on a call. *Agents*: success
+its own event loop, on the same server, in memory and over stdio. *Sandbox*: a call in the persistent sandbox against
+the same cell sent to a bare Python over a pipe; a start with its first call, and a program (`run_program`), against a
+bare `bwrap` and a bare Python that run one line. Contenders take turns in one process. *Speed*: steps per second of
+experts, start of episodes included. Functions and speed are measured in the processor's time of this process, which is
+what a quiet machine takes; MCP and the sandbox by the clock, because two processes work on a call. *Agents*: success
 over tasks with Wilson's 95 % interval; the random agent draws from the listed commands (`commands=True`).
 """
 
@@ -14,7 +16,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -29,6 +34,8 @@ from turnwise.agents.rollout import Limits
 from turnwise.envs import State, Task, ToolEnv, make, tasks
 from turnwise.envs.mcp_tools import McpServer
 from turnwise.envs.pool import EnvPool
+from turnwise.envs.sandbox import probe, process
+from turnwise.envs.sandbox.box import Sandbox, run_program
 from turnwise.envs.tool_calls import Call, render_calls
 from turnwise.envs.tools import Tool, function_tool
 from turnwise.training.evaluation import evaluate
@@ -83,19 +90,24 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--calls", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "tools.json")
-    options = parser.parse_args()
-    load = load_average()
-    found = {
-        "function_us": function_costs(options.repeats, options.calls),
-        "mcp_ms": mcp_costs(options.repeats, max(options.calls // 10, 20)),
-        "steps_per_s": speeds(options.repeats),
-        "agents": agents(),
-        "conditions": {"load_average_before": load, **machine()},
+    parts: dict[str, Callable[[argparse.Namespace], Any]] = {
+        "function_us": lambda given: function_costs(given.repeats, given.calls),
+        "mcp_ms": lambda given: mcp_costs(given.repeats, max(given.calls // 10, 20)),
+        "sandbox_ms": lambda given: sandbox_costs(given.repeats, given.calls),
+        "steps_per_s": lambda given: speeds(given.repeats),
+        "agents": lambda given: agents(),
     }
-    for name in ("function_us", "mcp_ms", "steps_per_s"):
-        print(name, {key: value for key, value in found[name].items() if key != "rounds"})
-    for row in found["agents"]:
-        print(row)
+    parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
+    options = parser.parse_args()
+    conditions = {"load_average_before": load_average(), **machine()}
+    found = {name: parts[name](options) for name in options.only}
+    for name, measured in found.items():
+        for row in measured if isinstance(measured, list) else [measured]:
+            print(name, {key: value for key, value in row.items() if key != "rounds"})
+    if options.only == list(parts):
+        found["conditions"] = conditions
+    else:  # the other entries keep theirs
+        found |= {f"{name}_conditions": conditions for name in options.only}
     merge_json(options.out, found)
 
 
@@ -156,6 +168,77 @@ async def _sdk(target: Any, calls: int) -> float:
         for _ in range(calls):
             await client.call_tool("add", {"a": 1, "b": 2})
         return (time.perf_counter() - start) / calls * 1e3
+
+
+CELL = "x = x + 1 if 'x' in globals() else 1\nprint(x)"
+BARE = """
+import contextlib, io, json, sys
+scope = {}
+for line in sys.stdin:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(json.loads(line), scope)
+    print(json.dumps(out.getvalue()), flush=True)
+"""
+"""A worker without any protection: the least that a call over a pipe can cost."""
+
+
+def sandbox_costs(repeats: int, calls: int) -> dict[str, Any]:
+    """Milliseconds of a call, of a start with its first call, and of a program of one line."""
+    if why := probe.problem():
+        raise SystemExit(why)
+    python = probe.ready()
+    assert isinstance(python, process.Python)
+    box = Sandbox()
+    bare = subprocess.Popen([python.path, "-S", "-c", BARE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert bare.stdin is not None and bare.stdout is not None
+
+    def ask_bare() -> str:
+        assert bare.stdin is not None and bare.stdout is not None
+        bare.stdin.write(json.dumps(CELL) + "\n")
+        bare.stdin.flush()
+        return json.loads(bare.stdout.readline())
+
+    def start_ours() -> None:
+        with contextlib.closing(Sandbox()) as fresh:
+            assert fresh.run("1").text == "1\n"
+
+    line = [python.path, "-S", "-c", "print(1)"]
+    bwrap = [
+        process.program(),
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--cap-drop",
+        "ALL",
+        "--clearenv",
+    ]
+    bwrap += ["--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"]
+    starts = max(calls // 100, 5)
+    contenders: dict[str, Callable[[], float]] = {
+        "call ours": _timer(lambda: box.run(CELL), calls, 1e3, time.perf_counter),
+        "call bare pipe": _timer(ask_bare, calls, 1e3, time.perf_counter),
+        "start ours": _timer(start_ours, starts, 1e3, time.perf_counter),
+        "start bare bwrap": _timer(lambda: _one_line([*bwrap, "--", *line]), starts, 1e3, time.perf_counter),
+        "start bare python": _timer(lambda: _one_line(line), starts, 1e3, time.perf_counter),
+        "program ours": _timer(
+            lambda: run_program(["main.py"], {"main.py": "print(1)"}), starts, 1e3, time.perf_counter
+        ),
+    }
+    try:
+        rounds = interleave(contenders, repeats)
+    finally:
+        box.close()
+        bare.kill()
+        bare.communicate()
+    summary = _summary(rounds)
+    for ours, raw in (("call ours", "call bare pipe"), ("start ours", "start bare bwrap")):
+        summary[f"{ours} / {raw}"] = ratio(rounds[ours], rounds[raw])
+    return summary
+
+
+def _one_line(command: list[str]) -> None:
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1\n"
 
 
 def speeds(repeats: int) -> dict[str, Any]:

@@ -119,3 +119,15 @@ register(
     extra="web",
     programs=("chromium|chromium-browser|google-chrome",),
 )
+register(
+    "turnwise/PythonTool-v0",
+    f"{_HERE}.python_tool.env:PythonToolEnv",
+    summary="Questions that need a computation, with a sandboxed Python that stays between calls.",
+    programs=("bwrap",),
+)
+register(
+    "turnwise/SWE-v0",
+    f"{_HERE}.swe.env:SWEEnv",
+    summary="Generated repositories with bugs: read, edit, run tests in a sandbox; judged by hidden tests.",
+    programs=("bwrap",),
+)

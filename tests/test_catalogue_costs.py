@@ -249,6 +249,28 @@ def test_readers_by_hand() -> None:
     assert found["first_call"].tolist() == [4, 4] and found["pivot"].tolist() == [0, 0]
 
 
+def test_readers_of_environments_that_count() -> None:
+    """An answer is no call; tests that the environment counts are VeRPO's, in the order of their names."""
+    task = Task(env="turnwise/Toy-v0", seed=0, params={"rooms": 2}, max_turns=3, goal="", split="train")
+    counts = (
+        {"tool_calls": 0.0, "test_00": 0.0, "test_01": 1.0, "tests": 9.0},
+        {"tool_calls": 2.0, "test_01": 1.0, "test_00": 1.0, "tests": 9.0},
+    )
+    turns = tuple(
+        each.model_copy(update={"counts": count})
+        for each, count in zip((turn("a", 2, 0, 0), turn("b", 3, 1, 1)), counts, strict=True)
+    )
+    t = Trajectory(task=task, agent="x", turns=turns, stop=StopReason.TURN_LIMIT, score=1, max_score=2)
+    (row,) = t.rows()
+    assert extract.first_call(t, row) == 4 and extract.tool_calls(t, row) == 2
+    assert extract.first_call(t.model_copy(update={"turns": turns[:1]}), row) == -1
+    by_token = extract.verified(t, row)
+    assert [by_token[i] for i, at in enumerate(row.turn) if at == 0] == [[0, 1]] * 2
+    assert [by_token[i] for i, at in enumerate(row.turn) if at == 1] == [[1, 1]] * 3
+    assert {tuple(by_token[i]) for i, at in enumerate(row.turn) if at < 0} == {(0, 0)}
+    assert extract.extract(["tests"], [t], [(0, row)])["tests"].tolist() == [by_token]
+
+
 def test_costs_work_in_a_run(tmp_path: Path) -> None:
     small = {
         "rl.steps": 2, "sft.demos": 64, "sft.epochs": 4, "rl.tasks_per_step": 4, "rl.samples_per_task": 4,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ..envs import browser
+from ..envs.sandbox import probe, process
 from ..envs.scienceworld.jvm import JAVA_CURE, JAVA_OPTIONS, java_program
 
 TIMEOUT_S = 300
@@ -43,7 +44,7 @@ class Finding(NamedTuple):
 def diagnose() -> list[Finding]:
     """Every check, in order; none changes anything."""
     checks: tuple[Callable[[], list[Finding]], ...] = (
-        _python, _torch, _companions, _transformers, _vllm, _worlds, _java, _browser, _tools, _gpu, _disk,
+        _python, _torch, _companions, _transformers, _vllm, _worlds, _java, _browser, _sandbox, _tools, _gpu, _disk,
     )  # fmt: skip
     with ThreadPoolExecutor() as threads:  # most of the time goes into child processes that import
         return [finding for found in threads.map(lambda check: check(), checks) for finding in found]
@@ -203,6 +204,17 @@ def _browser() -> list[Finding]:
     if done.returncode:
         return [Finding("broken", "Chromium", f"{path} does not start: {done.stderr.strip()[-200:]}", browser.CURE)]
     return [Finding("ok", "Chromium", f"{done.stdout.strip()} ({path}), playwright {_version('playwright')}")]
+
+
+def _sandbox() -> list[Finding]:
+    """Agents' code runs in bubblewrap; this starts a sandbox and tries what must not work."""
+    path = process.program()
+    if not path:
+        return [Finding("missing", "bubblewrap", "not found; code environments do not run without", probe.CURE)]
+    why = probe.problem()
+    return [
+        Finding("broken" if why else "ok", "bubblewrap", why or f"{path}, the sandbox holds", probe.CURE if why else "")
+    ]
 
 
 def _tools() -> list[Finding]:

@@ -45,6 +45,9 @@ MILESTONES = 4
 """Tests that any game has: has the score reached 1/4, 2/4, 3/4, all of its maximum?"""
 
 
+_TEST = re.compile(r"test_\d+")
+
+
 def milestones(trajectory: Trajectory, row: Row) -> list[list[float]]:
     """Per token, 1 for each of `MILESTONES` equal shares of the maximum score that the turn's state has reached."""
     reached = []
@@ -54,17 +57,32 @@ def milestones(trajectory: Trajectory, row: Row) -> list[list[float]]:
     return [reached[turn] if turn >= 0 else [0.0] * MILESTONES for turn in row.turn]
 
 
+def verified(trajectory: Trajectory, row: Row) -> list[list[float]]:
+    """Per token, 1 for each test that the turn's state passes: those the environment counts, else the milestones.
+
+    Counts of tests are named `test_00`, `test_01`, …, the same ones on all turns.
+    """
+    names = sorted(name for name in (trajectory.turns[0].counts if trajectory.turns else ()) if _TEST.fullmatch(name))
+    if not names:
+        return milestones(trajectory, row)
+    passed = [[float(turn.counts[name]) for name in names] for turn in trajectory.turns]
+    return [passed[turn] if turn >= 0 else [0.0] * len(names) for turn in row.turn]
+
+
 def raised_the_score(trajectory: Trajectory, row: Row) -> list[float]:
     """Per token, 1 on turns that raised the score: the turns that decided the episode, without a judge."""
     return [float(turn >= 0 and trajectory.turns[turn].reward > 0) for turn in row.turn]
 
 
 def first_call(trajectory: Trajectory, row: Row) -> float:
-    """Index among the episode's action tokens of the last one of its first parsed action; -1 without any."""
+    """Index among the episode's action tokens of the last one of its first parsed action; -1 without any.
+
+    Where the environment counts tool calls, an action without one (an answer) is none.
+    """
     seen = 0
     for turn in trajectory.turns:
         seen += len(turn.output.ids) if turn.output else 0
-        if turn.valid:
+        if turn.valid and turn.counts.get("tool_calls", 1.0) > 0:
             return float(seen - 1)
     return -1.0
 
@@ -118,7 +136,7 @@ READERS: dict[str, Reader] = {
     "pivot": lambda trajectory, row: float(trajectory.pivot),
     "mode": mode,
     "forced": lambda trajectory, row: float(trajectory.forced),
-    "tests": milestones,
+    "tests": verified,
     "critical": raised_the_score,
     "first_call": first_call,
     "flawed": flawed,

@@ -1,0 +1,1 @@
+"""Questions that need a computation, a persistent Python and one answer."""
