@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
+from ..envs.bad_actions import BAD_ACTIONS
 from ..envs.core import StopReason
 from .context import Context, Renderer
 from .engine import Engine, EngineError, Request
@@ -175,7 +176,8 @@ class LLMPlayer:
 
 
 class ScriptedAgent(Agent):
-    """Plays without a model: `random` over the listed commands, the environment's `expert`, `empty`."""
+    """Plays without a model: `random` over the listed commands, the environment's `expert`, `empty`, or `malformed`:
+    what no environment may break on."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -193,7 +195,7 @@ class _ScriptedPlayer:
             return Answer(await self.expert())
         if self.name == "random":
             return Answer(self.rng.choice(info["commands"]) if info["commands"] else "look")
-        return Answer("")
+        return Answer(self.rng.choice(BAD_ACTIONS) if self.name == "malformed" else "")
 
     def close(self) -> None:
         pass

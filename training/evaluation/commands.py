@@ -30,8 +30,8 @@ Candidate = Annotated[Path, typer.Argument(help="Folder of the policy that may r
 Target = Annotated[
     str,
     typer.Argument(
-        help="expert, random, empty, human, a run folder, a model folder, a hub id, the URL of an OpenAI-compatible "
-        "endpoint, or your own agent (package.module:function)."
+        help="expert, random, empty, malformed, human, a run folder, a model folder, a hub id, the URL of an "
+        "OpenAI-compatible endpoint, or your own agent (package.module:function)."
     ),
 ]
 Model = Annotated[str, typer.Option(help="Endpoint: name of the model; default: the only one that it serves.")]

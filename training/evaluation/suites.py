@@ -83,6 +83,12 @@ TEXTWORLD, ALFWORLD = "turnwise/TextWorld-v0", "turnwise/ALFWorld-v0"
 COIN = {"family": "coin_collector", "level": 10}
 COOK = {"family": "cooking", "recipe": 1, "take": 1, "cook": 1}
 FULL = {"receptacles": 60, "distractors": 30, "max_turns": 50}
+SMOKE: dict[str, dict[str, Any]] = {
+    "Toy": {}, "ALFWorld": {"task_types": "pick_and_place_simple", "receptacles": 4, "distractors": 0},
+    "BlocksWorld": {}, "Game24": {}, "SearchQA": {}, "ServiceDesk": {"depth": 1}, "Shop": {"products": 100},
+    "ReasoningGym": {}, "TextArena": {}, "Negotiation": {}, "Werewolf": {}, "ThoughtGraph": {}, "PythonTool": {},
+    "SWE": {},
+}  # fmt: skip
 SEEDS, CONTENT, KINDS = "in distribution", "unseen tasks", "unseen families"
 
 DEFINED = (
@@ -90,6 +96,11 @@ DEFINED = (
         Part(name="validation", kind=SEEDS, env="turnwise/Toy-v0", split="validation", count=50),
         Part(name="test", kind=SEEDS, env="turnwise/Toy-v0", count=100),
         Part(name="six rooms", kind=KINDS, env="turnwise/Toy-v0", params={"rooms": 6}, count=100),
+    )),
+    # After Tiny QA Benchmark++: does everything still play at all, in seconds, before anything is measured.
+    Suite(name="smoke", version=1, about="One or two small tasks of each environment that starts at once.", parts=tuple(
+        Part(name=name, kind=SEEDS, env=f"turnwise/{name}-v0", params=params, count=2)
+        for name, params in SMOKE.items()
     )),
     Suite(name="textworld", version=1, about="Real TextWorld games: unseen worlds, then other families.", parts=(
         Part(name="w2-o3-q4", kind=SEEDS, env=TEXTWORLD, params={"grid": "w2-o3-q4"}, count=100),
