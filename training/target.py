@@ -36,8 +36,8 @@ from .run import Run, task_keys
 
 SCRIPTED = ("expert", "random", "empty", "malformed")
 TARGETS = (
-    "expert, random, empty, malformed, human, a run folder, a model folder, a hub id (owner/name), an endpoint's URL or "
-    "your own agent (package.module:function)"
+    "expert, random, empty, malformed, human, a run folder, a model folder, a hub id (owner/name), an endpoint's URL "
+    "or your own agent (package.module:function)"
 )
 PROGRAM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
