@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 from test_cli import refused, turnwise
-from turnwise.agents import endpoint
+from turnwise.agents import chat
 from turnwise.agents.agent import ProgramAgent
+from turnwise.agents.chat import Endpoint, EndpointAgent
 from turnwise.agents.context import Context
-from turnwise.agents.endpoint import Endpoint, EndpointAgent
 from turnwise.agents.rollout import Episode, rollout
 from turnwise.agents.trajectory import Trajectory, Turn
 from turnwise.envs import tasks
@@ -176,9 +176,9 @@ def test_requests_begin_at_the_pace_that_was_asked_for(monkeypatch: pytest.Monke
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr(endpoint.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(endpoint.asyncio, "sleep", sleep)
-    pace = endpoint._Pace(per_minute=120.0)
+    monkeypatch.setattr(chat.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(chat.asyncio, "sleep", sleep)
+    pace = chat._Pace(per_minute=120.0)
 
     async def three_then_two_later() -> None:
         for _ in range(3):
@@ -186,7 +186,7 @@ def test_requests_begin_at_the_pace_that_was_asked_for(monkeypatch: pytest.Monke
         clock[0] = 101.25
         for _ in range(2):
             await pace.wait()
-        await endpoint._Pace(per_minute=0.0).wait()
+        await chat._Pace(per_minute=0.0).wait()
 
     asyncio.run(three_then_two_later())
     assert waits == pytest.approx([0.0, 0.5, 1.0, 0.25, 0.75])  # begun at 100, 100.5, 101, 101.5 and 102

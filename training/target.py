@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..agents.agent import Agent, ProgramAgent, ScriptedAgent
+from ..agents.chat import Endpoint, EndpointAgent
 from ..agents.context import Context, Renderer
-from ..agents.endpoint import Endpoint, EndpointAgent
 from ..agents.engine import Engine
 from ..agents.human import DAY_S, HumanAgent
 from ..agents.models import load_policy, save_policy

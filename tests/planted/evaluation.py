@@ -20,7 +20,7 @@ SHADES, TREE, PARTS, RUN, LEARNER = (
 T_SHADES, T_VIEWER = ("test_shades.py",), ("test_viewer.py",)
 
 RESCORE, JUDGE, ENDPOINT, CONTEXT = (
-    "training/evaluation/rescore.py", "training/evaluation/judge.py", "agents/endpoint.py", "agents/context.py",
+    "training/evaluation/rescore.py", "training/evaluation/judge.py", "agents/chat.py", "agents/context.py",
 )  # fmt: skip
 T_TARGETS, T_CONTEXT = ("test_targets.py",), ("test_context.py",)
 

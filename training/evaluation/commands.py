@@ -11,8 +11,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ...agents.chat import Endpoint, EndpointAgent
 from ...agents.context import Context
-from ...agents.endpoint import Endpoint, EndpointAgent
 from ...agents.trajectory import Trajectory
 from ...envs import registry
 from ...envs.errors import RequestError

@@ -17,7 +17,7 @@ from .process import Process, of_episodes
 from .repeated import Repeated, repeated
 
 ENDPOINT_COUNTS = ("requests", "prompt_tokens", "completion_tokens")
-"""What `agents.endpoint` counts; an endpoint counts the whole prompt in every turn, our engines what is new in it."""
+"""What `agents.chat` counts; an endpoint counts the whole prompt in every turn, our engines what is new in it."""
 
 
 class Evaluation(NamedTuple):
