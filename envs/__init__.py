@@ -119,3 +119,10 @@ register(
     extra="web",
     programs=("chromium|chromium-browser|google-chrome",),
 )
+register(
+    "turnwise/OpenEnv-v0",
+    f"{_HERE}.openenv.env:OpenEnvEnv",
+    summary="Any OpenEnv server by its address (url=...), also our own (`turnwise serve`).",
+    requires=("websockets",),
+    extra="serve",
+)

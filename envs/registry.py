@@ -6,9 +6,10 @@ import importlib
 import importlib.util
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 
@@ -16,6 +17,7 @@ from .core import TextEnv
 from .errors import MissingDependency, RequestError, UnknownName
 from .task import Task
 
+T = TypeVar("T")
 PLUGIN_GROUP = "turnwise.envs"
 
 
@@ -132,12 +134,20 @@ def make(id: str, **kwargs: Any) -> TextEnv:
 
 def tasks(id: str, split: str, count: int | None = None, **params: Any) -> list[Task]:
     """The first `count` tasks of a split; an unknown split names the known ones."""
-    cls = env_class(id)
-    known = cls.splits()
+    cls, known = env_class(id), splits(id, **params)
     if split not in known:
         raise UnknownName(f"split of {spec(id).id}", split, known)
+    return _with_params(id, params, lambda: cls.tasks(split, count, **params))
+
+
+def splits(id: str, **params: Any) -> dict[str, int]:
+    """Split name -> number of tasks, where parameters decide for those."""
+    return _with_params(id, params, lambda: env_class(id).splits_with(**params))
+
+
+def _with_params(id: str, params: dict[str, Any], call: Callable[[], T]) -> T:
     try:
-        return cls.tasks(split, count, **params)
+        return call()
     except (TypeError, ValueError) as error:  # a value of the wrong kind, or a parameter the game does not take
         if isinstance(error, RequestError):
             raise

@@ -22,6 +22,7 @@ from rich.table import Column, Table
 
 from ..envs import registry
 from ..envs.errors import RequestError, TurnwiseError
+from . import serve
 from .evaluation import commands
 from .terminal import Json, Params, emit, err, fail, out
 from .viewer import commands as viewer_commands
@@ -290,6 +291,7 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")], as_json: Js
 
 commands.add_to(app)
 viewer_commands.add_to(app)
+serve.add_to(app)
 
 if __name__ == "__main__":
     sys.exit(main())
