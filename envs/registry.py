@@ -64,6 +64,7 @@ class EnvSpec:
 
 
 _SPECS: dict[str, EnvSpec] = {}
+_BROKEN: dict[str, str] = {}
 _plugins_loaded = False
 
 
@@ -103,7 +104,8 @@ def spec(id: str) -> EnvSpec:
     known = specs()
     full = id if "/" in id else f"turnwise/{id}" if id.endswith("-v0") else f"turnwise/{id}-v0"
     if full not in known:
-        raise UnknownName("environment", full, known, hint="`turnwise envs` lists all.")
+        hint = "".join(f" {name}: {how}." for name, how in broken_plugins().items())
+        raise UnknownName("environment", full, known, hint="`turnwise envs` lists all." + hint)
     return known[full]
 
 
@@ -166,10 +168,20 @@ def _found(name: str) -> bool:
     return bool(shutil.which(name, path=os.path.join(home, "bin")) if home else shutil.which(name))
 
 
+def broken_plugins() -> dict[str, str]:
+    """Entry points of other packages that failed -> how."""
+    _load_plugins()
+    return dict(_BROKEN)
+
+
 def _load_plugins() -> None:
     global _plugins_loaded
     if _plugins_loaded:
         return
     _plugins_loaded = True
     for entry in entry_points(group=PLUGIN_GROUP):
-        entry.load()()
+        try:
+            entry.load()()
+        except Exception as error:  # another package's fault must not hide every environment
+            package = f" of {entry.dist.name} {entry.dist.version}" if entry.dist else ""
+            _BROKEN[entry.name] = f"the plug-in {entry.value}{package} failed: {type(error).__name__}: {error}"

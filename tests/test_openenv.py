@@ -20,6 +20,7 @@ from turnwise.envs import EnvError, RequestError, Task, UnknownName, env_class, 
 from turnwise.envs.check import check_env
 from turnwise.envs.openenv import remote, wire
 from turnwise.envs.openenv.client import Connection, ServerError, get
+from turnwise.envs.openenv.env import OpenEnvEnv
 from turnwise.envs.openenv.served import Served
 from turnwise.envs.openenv.sessions import Full, Sessions
 from turnwise.envs.pool import EnvPool
@@ -137,6 +138,7 @@ def test_an_episode_message_by_message(toy: str) -> None:
     assert session.ask("expert") == {"action": env.expert()}
     last = session.ask("step", {"action": env.expert()})
     assert (last["reward"], last["done"], last["metadata"]["success"]) == (1.0, True, True)
+    assert last["metadata"]["truncated"] is False
     assert session.ask("state") == {
         "episode_id": "mine", "step_count": 2, "task": task.key, "score": 2.0, "max_score": 2.0, "success": True,
         "done": True,
@@ -435,3 +437,24 @@ def test_actions_and_observations_as_text() -> None:
     )
     with pytest.raises(RequestError, match="with the field 'words'"):
         remote.text_of(seen, "words")
+
+
+def ended(reward: float, rule: dict[str, Any], **told: Any) -> Any:
+    """The state that a foreign server's last answer means, 0.5 scored before."""
+    env = OpenEnvEnv()
+    params = {"observation": "", "success_at": None, "success_key": "", **rule}
+    env.task = Task(env=ID, params=params)
+    data = {"observation": {"text": "Over."}, "reward": reward, "done": True, "metadata": told}
+    env.state = env._state(data, 0.5)
+    return env.state.success, env.state.failure, env.state.score, env._stop()
+
+
+def test_a_foreign_episode_is_won_by_the_declared_rule_alone() -> None:
+    assert ended(0.5, {"success_at": 1.0}) == (True, False, 1.0, "success")
+    assert ended(0.4, {"success_at": 1.0}) == (False, True, 0.9, "failure")
+    assert ended(0.4, {"success_at": 1.0}, success=True)[0] is False, "what is not declared is not read"
+    assert ended(0.0, {"success_key": "goal"}, goal=True) == (True, False, 0.5, "success")
+    assert ended(9.0, {"success_key": "goal"}, goal=False) == (False, True, 9.5, "failure")
+    assert ended(0.0, {"success_at": 1.0}, truncated=True) == (False, False, 0.5, "turn_limit")
+    with pytest.raises(EnvError, match="true or false under success_key='goal'"):
+        ended(1.0, {"success_key": "goal"}, goal="yes")
