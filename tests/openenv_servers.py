@@ -74,8 +74,8 @@ def in_openenv(script: str, *arguments: Any) -> Any:
 
 
 @contextlib.contextmanager
-def foreign(script: str) -> Iterator[str]:
-    """The address of a server of OpenEnv's own; `script` defines `app`."""
+def foreign(script: str, health: str = "/health") -> Iterator[str]:
+    """The address of a server of OpenEnv's own; `script` defines `app`, which answers at `health` once it is up."""
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -85,7 +85,7 @@ def foreign(script: str) -> Iterator[str]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=alone())
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: process.poll() is not None or _answers(url), "OpenEnv's server has started")
+        wait_until(lambda: process.poll() is not None or _answers(url, health), "OpenEnv's server has started")
         assert process.poll() is None, process.stderr.read()[-3000:] if process.stderr else ""
         yield url
     finally:
@@ -93,9 +93,9 @@ def foreign(script: str) -> Iterator[str]:
         process.wait()
 
 
-def _answers(url: str) -> bool:
+def _answers(url: str, health: str) -> bool:
     try:
-        return client.get(url, "/health") is not None
+        return client.get(url, health) is not None
     except ValueError:
         return False
 

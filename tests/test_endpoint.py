@@ -7,6 +7,7 @@ import contextlib
 import json
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import openai
 import pytest
 from helpers import tiny_policy
+from openenv_servers import wait_until
 from turnwise.agents.agent import LLMAgent
 from turnwise.agents.context import Context, Renderer
 from turnwise.agents.endpoint import Finished, OpenAIServer, ProgramRun, play_programs
@@ -22,7 +24,7 @@ from turnwise.agents.models import ScratchModel, build_tokenizer, load_policy
 from turnwise.agents.rollout import Episode, episode_seed, rollout
 from turnwise.agents.torch_engine import TorchEngine
 from turnwise.agents.trajectory import Row, Trajectory
-from turnwise.envs import Task, tasks
+from turnwise.envs import RequestError, Task, tasks
 from turnwise.envs.pool import EnvPool
 from turnwise.training import recipes, session, trainer
 from turnwise.training.collate import encode
@@ -477,6 +479,21 @@ def test_what_breaks_is_told_apart(renderer: Renderer) -> None:
     assert stop(asks, ()) == "engine_error"
     assert stop(lambda run: asks(run, "word " * 500)) == "context_limit"
     assert stop(sleeps, seconds=0.05) == "time_limit"
+
+    ends = threading.Event()
+
+    def is_late(run: ProgramRun) -> None:
+        run.env.reset()
+        ends.wait(60)
+        try:
+            run.env.step("open red door")
+        except RequestError as error:
+            late.append(str(error))
+
+    late: list[str] = []
+    assert stop(is_late, seconds=0.2) == "time_limit"
+    ends.set()
+    wait_until(lambda: late == ["The episode's time is over."], "the late program is refused")
 
     def starts_over(run: ProgramRun) -> None:
         run.env.reset()

@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -458,3 +460,26 @@ def test_a_foreign_episode_is_won_by_the_declared_rule_alone() -> None:
     assert ended(0.0, {"success_at": 1.0}, truncated=True) == (False, False, 0.5, "turn_limit")
     with pytest.raises(EnvError, match="true or false under success_key='goal'"):
         ended(1.0, {"success_key": "goal"}, goal="yes")
+
+
+def test_the_command_serves_until_it_is_interrupted() -> None:
+    command = [sys.executable, "-m", "turnwise.training.cli", "serve", "Toy", "--json", "--split", "test", "--port"]
+    process = subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    told = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+    assert told["splits"] == {"test": 200} and told["env"] == "turnwise/Toy-v0"
+    wait_until(lambda: _is_up(told["url"]), "the command serves")
+    assert registry.splits(ID, url=told["url"]) == {"test": 200}
+    port = told["url"].rpartition(":")[2]
+    taken = subprocess.run([*command, port], capture_output=True, text=True, check=False)
+    assert taken.returncode == 2 and f"Cannot listen on 127.0.0.1 port {port}" in taken.stderr
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    process.stdout.close()
+
+
+def _is_up(url: str) -> bool:
+    try:
+        return get(url, "/health") == {"status": "healthy"}
+    except RequestError:
+        return False

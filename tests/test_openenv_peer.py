@@ -74,15 +74,24 @@ GUESS = """
         def reset(self, seed=None, episode_id=None, split="train", index=0, **kwargs):
             return super().reset(seed=index + (7 if split == "hard" else 0))
 """
-APP = "\n    app = create_app({}, Guess, Told, env_name='guess', max_concurrent_envs=16)"
+APPS = """
+    from fastapi import FastAPI
+
+    app = FastAPI()
+    for name, made in (("guess", Guessing), ("listed", Listed)):
+        app.mount(f"/{name}", create_app(made, Guess, Told, env_name="guess", max_concurrent_envs=16))
+"""
 
 
 @pytest.fixture(scope="module")
-def guessing() -> Iterator[str]:
-    with foreign(
-        GUESS + "\n    app = create_app(Guessing, Guess, Told, env_name='guess', max_concurrent_envs=16)"
-    ) as url:
+def theirs() -> Iterator[str]:
+    with foreign(GUESS + APPS, "/guess/health") as url:
         yield url
+
+
+@pytest.fixture
+def guessing(theirs: str) -> str:
+    return f"{theirs}/guess"
 
 
 # ---- its clients against our server ----------------------------------------------------------------------
@@ -223,15 +232,14 @@ def test_its_errors_end_an_episode_or_are_answers(guessing: str) -> None:
     env.close()
 
 
-def test_the_task_list_of_a_foreign_server_gives_the_splits() -> None:
-    with foreign(GUESS + APP.format("Listed")) as url:
-        listed = {split: tasks(ID, split, url=url, success_key="solved") for split in ("train", "hard")}
-        assert {split: len(each) for split, each in listed.items()} == {"train": 5, "hard": 3}
-        assert listed["hard"][2].params["reset"] == {"split": "hard", "index": 2}
-        env = make(ID)
-        env.reset(options={"task": listed["hard"][2]})
-        assert env.step("9")[-1]["success"]
-        env.close()
+def test_the_task_list_of_a_foreign_server_gives_the_splits(theirs: str) -> None:
+    listed = {split: tasks(ID, split, url=f"{theirs}/listed", success_key="solved") for split in ("train", "hard")}
+    assert {split: len(each) for split, each in listed.items()} == {"train": 5, "hard": 3}
+    assert listed["hard"][2].params["reset"] == {"split": "hard", "index": 2}
+    env = make(ID)
+    env.reset(options={"task": listed["hard"][2]})
+    assert env.step("9")[-1]["success"]
+    env.close()
 
 
 def recipe(url: str, **params: Any) -> Recipe:

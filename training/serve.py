@@ -41,8 +41,9 @@ def serve(
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:
         raise RequestError(f"The server needs {', '.join(missing)}: pip install 'turnwise[serve]'.")
+    from ..envs.openenv.client import is_local
     from ..envs.openenv.served import Served
-    from ..envs.openenv.server import create_app, is_local
+    from ..envs.openenv.server import create_app
     from .config import parse_settings
 
     served = Served(env, tuple(split or ()), parse_settings(param or []))

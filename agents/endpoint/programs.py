@@ -10,11 +10,11 @@ import asyncio
 import inspect
 import json
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
-from typing import Any, NamedTuple, TypeVar
+from contextlib import AsyncExitStack, suppress
+from typing import Any, NamedTuple
 
 from ...envs.core import StopReason
 from ...envs.errors import EnvError, RequestError
@@ -24,7 +24,7 @@ from ..trajectory import Trajectory, Turn
 from .conversation import Conversation
 from .server import OpenAIServer
 
-T = TypeVar("T")
+TOO_LATE = "The episode's time is over."
 
 
 class Finished(NamedTuple):
@@ -49,20 +49,45 @@ class ProgramEnv:
         """Of the last reset or step."""
         self.steps: list[tuple[int, float, dict[str, Any]]] = []
         """(number of the answer, reward, info)"""
+        self._pending = set[asyncio.Task[Any]]()
+        self._closed = False
 
     def reset(self) -> Any:
         """Begin the task: `(observation, info)`. An environment is reset once; a program that starts over is one more
         way to cheat."""
-        return self._run(self._reset())
+        return self._run(self._reset)
 
     def step(self, action: str) -> Any:
         """Gymnasium's five values."""
-        return self._run(self._step(action))
+        return self._run(self._step, action)
 
-    def _run(self, call: Coroutine[Any, Any, T]) -> T | Coroutine[Any, Any, T]:
-        return asyncio.run_coroutine_threadsafe(call, self._loop).result() if self._waits else call
+    async def close(self) -> None:
+        """The episode is over: what a late program still waits for is cancelled, so that its worker serves others."""
+        self._closed = True
+        pending = list(self._pending)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+
+    def _run(self, call: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
+        if not self._waits:
+            return call(*arguments)
+        if self._closed:  # before a coroutine is made for a loop that may be closed too
+            raise RequestError(TOO_LATE)
+        return asyncio.run_coroutine_threadsafe(self._tracked(call(*arguments)), self._loop).result()
+
+    async def _tracked(self, call: Coroutine[Any, Any, Any]) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        self._pending.add(task)
+        try:
+            return await call
+        finally:
+            self._pending.discard(task)
 
     async def _reset(self) -> tuple[str, dict[str, Any]]:
+        if self._closed:
+            raise RequestError(TOO_LATE)
         if self._env is not None:
             raise RequestError("Expected one reset in an episode, got another. End the program instead.")
         self._env = await self._lend()
@@ -71,6 +96,8 @@ class ProgramEnv:
         return observation, self.info
 
     async def _step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        if self._closed:
+            raise RequestError(TOO_LATE)
         if self._env is None:
             raise RequestError("step() came before reset(). Call reset() first.")
         if self.info["stop"]:
@@ -110,56 +137,82 @@ async def play_programs(
     """Run the program once per episode; trajectories come in the order of `episodes`.
 
     `seconds` is the wall clock of an episode. A function that is late keeps its thread until it ends, but its session
-    is closed; a command is killed.
+    and its environment are closed; a command is killed.
     """
+    if any(episode.start is not None for episode in episodes):
+        raise RequestError("Expected episodes from the start of their task: a program cannot be put into the middle.")
     played, waiting = dict[int, Trajectory](), iter(enumerate(episodes))
     server.runs += 1
-    with ThreadPoolExecutor(concurrency, "program") as threads:
 
-        async def one_after_the_other() -> None:
-            for index, episode in waiting:
-                name = f"{server.runs}-{index}-{episode.group}-{episode.copy_index}-{episode.seed}"
-                played[index] = await _play(server, program, episode, pool, name, threads, seconds)
+    async def one_after_the_other() -> None:
+        for index, episode in waiting:
+            name = f"{server.runs}-{index}-{episode.group}-{episode.copy_index}-{episode.seed}"
+            played[index] = await _play(server, program, episode, pool, name, seconds)
 
-        await asyncio.gather(*(one_after_the_other() for _ in range(min(concurrency, len(episodes)))))
+    await asyncio.gather(*(one_after_the_other() for _ in range(min(concurrency, len(episodes)))))
     return [played[index] for index in range(len(episodes))]
 
 
 async def _play(
-    server: OpenAIServer, program: Program, episode: Episode, pool: Pool, name: str, threads: ThreadPoolExecutor,
-    seconds: float,
-) -> Trajectory:  # fmt: skip
+    server: OpenAIServer, program: Program, episode: Episode, pool: Pool, name: str, seconds: float
+) -> Trajectory:
     record, started = server.session(name), time.perf_counter()
     stop, error, finished = None, None, None
-    loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
 
         async def lend() -> RemoteEnv:
-            return await stack.enter_async_context(pool.lease(episode.task))
+            lent = await stack.enter_async_context(pool.lease(episode.task))
+            stack.push_async_callback(env.close)
+            return lent
 
-        waits = not inspect.iscoroutinefunction(program)
-        env = ProgramEnv(lend, record, loop, waits)
-        run = ProgramRun(server.url(name), episode.task, env)
+        env = ProgramEnv(lend, record, asyncio.get_running_loop(), not inspect.iscoroutinefunction(program))
         try:
             async with asyncio.timeout(seconds):
-                if not callable(program):
-                    finished = _worth(await _command(program, run))
-                elif waits:
-                    finished = _worth(await loop.run_in_executor(threads, program, run))
-                else:
-                    finished = _worth(await program(run))
+                finished = _worth(await _result(program, ProgramRun(server.url(name), episode.task, env)))
         except TimeoutError:
             stop = StopReason.TIME_LIMIT
         except EnvError as broken:
             stop, error = StopReason.ENV_ERROR, _told(broken)
         except Exception as broken:  # the boundary to a user's program: becomes `aborted`, or what it comes from
             stop, error = StopReason.ABORTED, _told(broken)
+        await env.close()
     server.take(name)
     if record.failure:
         stop, error = StopReason.ENGINE_ERROR, record.failure
     elif record.full and stop in (None, StopReason.ABORTED) and not env.info.get("success"):
         stop, error = StopReason.CONTEXT_LIMIT, None
     return _trajectory(server.model, episode, record, env, finished, stop, error, time.perf_counter() - started)
+
+
+async def _result(program: Program, run: ProgramRun) -> Any:
+    if not callable(program):
+        return await _command(program, run)
+    if inspect.iscoroutinefunction(program):
+        return await program(run)
+    return await _in_thread(program, run)
+
+
+async def _in_thread(program: Callable[[ProgramRun], Any], run: ProgramRun) -> Any:
+    """The function's result, from a thread that nobody waits for when it is late."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def tell(method: Callable[[Any], None], value: Any) -> None:
+        if not future.done():
+            method(value)
+
+    def work() -> None:
+        try:
+            method, value = future.set_result, program(run)
+        except BaseException as error:  # of a user's program; a future takes no StopIteration
+            method, value = future.set_exception, error if isinstance(error, Exception) else RuntimeError(repr(error))
+            if isinstance(error, StopIteration):
+                value = RuntimeError(repr(error))
+        with suppress(RuntimeError):  # the loop is closed: nobody is interested any more
+            loop.call_soon_threadsafe(tell, method, value)
+
+    threading.Thread(target=work, name="program", daemon=True).start()
+    return await future
 
 
 async def _command(command: Sequence[str], run: ProgramRun) -> Any:

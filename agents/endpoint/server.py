@@ -19,6 +19,9 @@ from ..rollout import episode_seed
 from . import chat
 from .conversation import Conversation, Place
 
+REMEMBERED = 1 << 16
+"""Ended sessions whose names are refused: a program that is late must not begin its session again."""
+
 
 class _Answered(NamedTuple):
     """One choice of a response."""
@@ -62,7 +65,8 @@ class OpenAIServer:
         self.max_tokens, self.max_answer, self.temperature = max_tokens, max_answer, temperature
         self.tool_format, self.seed, self.host, self.port = tool_format, seed, host, port
         self.sessions: dict[str, Conversation] = {}
-        self.ended: set[str] = set()
+        self.ended: dict[str, None] = {}
+        """Names of the sessions that ended last."""
         self.runs = 0
         """Calls of `play_programs`: their sessions have different names."""
         self.root = ""
@@ -83,7 +87,9 @@ class OpenAIServer:
     def take(self, name: str) -> Conversation:
         """The record of a session that is over; forgotten here."""
         self.engine.close_session(name)
-        self.ended.add(name)
+        self.ended[name] = None
+        if len(self.ended) > REMEMBERED:
+            del self.ended[next(iter(self.ended))]
         return self.sessions.pop(name, Conversation(self.renderer, self.tool_format))
 
     async def __aenter__(self) -> OpenAIServer:
@@ -130,7 +136,7 @@ class OpenAIServer:
         finally:
             if not session:
                 self.take(name)
-                self.ended.discard(name)
+                self.ended.pop(name, None)
         return self._stream(request, place, answered) if request.stream else self._body(request, place, answered)
 
     async def _answers(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack, suppress
+from ipaddress import ip_address
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -36,7 +37,13 @@ class Connection:
         self._stack = ExitStack()
         try:
             self._socket = self._stack.enter_context(
-                connect(f"{base}/ws", open_timeout=timeout_s, max_size=MAX_MESSAGE_BYTES, compression=None, proxy=None)
+                connect(
+                    f"{base}/ws",
+                    open_timeout=timeout_s,
+                    max_size=MAX_MESSAGE_BYTES,
+                    compression=None,
+                    proxy=None if is_local(urlsplit(self.url).hostname or "") else True,
+                )
             )
         except TimeoutError as error:
             raise DeadlineExceeded(f"No OpenEnv server at {self.url} within {timeout_s:g} s.") from error
@@ -88,12 +95,21 @@ def checked(url: Any) -> str:
     return url.rstrip("/")
 
 
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def get(url: str, path: str, body: Any = None) -> Any:
     """JSON over HTTP: a GET, or with a body a POST; None where the server does not know the path (404, 405, 501)."""
     data = None if body is None else json.dumps(body).encode()
     request = Request(f"{checked(url)}{path}", data, {"Content-Type": "application/json"})
+    local = is_local(urlsplit(url).hostname or "")
     try:
-        with build_opener(ProxyHandler({})).open(request, timeout=HTTP_DEADLINE_S) as answer:
+        with build_opener(*[ProxyHandler({})] * local).open(request, timeout=HTTP_DEADLINE_S) as answer:
             return json.load(answer)
     except HTTPError as error:
         if error.code in (404, 405, 501):

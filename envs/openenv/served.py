@@ -30,6 +30,7 @@ class Served:
         self.name = self.spec.id.rpartition("/")[2]
         """The environment in addresses of the task API."""
         self._listed: dict[str, list[Task]] = {}
+        self._keys: dict[str, dict[str, Task]] = {}
         self.tasks(self.splits[0])  # parameters that the environment does not take are refused before anyone connects
 
     def tasks(self, split: str) -> list[Task]:
@@ -70,7 +71,8 @@ class Served:
 
     def _by_key(self, key: Any) -> Task:
         for split in self.splits:
-            for task in self.tasks(split):
-                if task.key == key:
-                    return task
+            if split not in self._keys:
+                self._keys[split] = {task.key: task for task in self.tasks(split)}
+            if isinstance(key, str) and key in self._keys[split]:
+                return self._keys[split][key]
         raise RequestError(f"Expected the key of a task in the split(s) {', '.join(self.splits)}, got {key!r}.")

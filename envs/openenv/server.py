@@ -7,7 +7,6 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 
 from ..errors import RequestError, TurnwiseError, UnknownName
 from . import rpc, wire
+from .client import is_local
 from .served import Served
 from .sessions import Full, Session, Sessions
 
@@ -185,12 +185,13 @@ def _add_http(app: FastAPI, sessions: Sessions) -> None:
     async def reset(request: Request) -> Response:
         data = await _body(request)
         episode = data.get("episode_id")
-        session = sessions.open.get(_http(episode)) if episode else None
-        session = session or sessions.begin(_http(episode) if episode else "")
+        known = sessions.open.get(_http(episode)) if episode else None
+        session = known or sessions.begin(_http(episode) if episode else "")
         try:
             answer = await session.reset(data)
         except TurnwiseError:
-            await sessions.end(session)
+            if known is None:
+                await sessions.end(session)
             raise
         if episode:
             sessions.touch(session)
@@ -314,11 +315,3 @@ def _hostname(address: str) -> str:
         return urlsplit(address).hostname or ""
     except ValueError:
         return ""
-
-
-def is_local(host: str) -> bool:
-    """Whether only this machine reaches the address."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
