@@ -568,6 +568,7 @@ def test_a_program_of_the_openai_client_learns_the_toy_game(imitator: Path) -> N
     assert success[0] < 0.4 and sum(success[-3:]) / 3 > sum(success[:2]) / 2 + 0.15, success
 
 
+@pytest.mark.slow
 def test_with_the_reward_negated_it_does_not(imitator: Path) -> None:
     success = improve(imitator, 3, sign=-1.0)
     assert success[-1] < success[0], success

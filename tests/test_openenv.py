@@ -26,6 +26,7 @@ from turnwise.envs.openenv.env import OpenEnvEnv
 from turnwise.envs.openenv.served import Served
 from turnwise.envs.openenv.sessions import Full, Sessions
 from turnwise.envs.pool import EnvPool
+from turnwise.training.serve import serve
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
@@ -463,16 +464,27 @@ def test_a_foreign_episode_is_won_by_the_declared_rule_alone() -> None:
 
 
 def test_the_command_serves_until_it_is_interrupted() -> None:
-    command = [sys.executable, "-m", "turnwise.training.cli", "serve", "Toy", "--json", "--split", "test", "--port"]
-    process = subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "turnwise.training.cli",
+        "serve",
+        "Toy",
+        "--json",
+        "--split",
+        "test",
+        "--port",
+        "0",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     told = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
     assert told["splits"] == {"test": 200} and told["env"] == "turnwise/Toy-v0"
     wait_until(lambda: _is_up(told["url"]), "the command serves")
     assert registry.splits(ID, url=told["url"]) == {"test": 200}
-    port = told["url"].rpartition(":")[2]
-    taken = subprocess.run([*command, port], capture_output=True, text=True, check=False)
-    assert taken.returncode == 2 and f"Cannot listen on 127.0.0.1 port {port}" in taken.stderr
+    port = int(told["url"].rpartition(":")[2])
+    with pytest.raises(RequestError, match=f"Cannot listen on 127.0.0.1 port {port}"):
+        serve("Toy", port=port)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
     process.stdout.close()
