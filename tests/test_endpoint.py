@@ -480,6 +480,10 @@ def test_what_breaks_is_told_apart(renderer: Renderer) -> None:
     assert stop(lambda run: asks(run, "word " * 500)) == "context_limit"
     assert stop(sleeps, seconds=0.05) == "time_limit"
 
+    async def gives_up(run: ProgramRun) -> None:
+        raise TimeoutError("a tool of the program's own")
+
+    assert stop(gives_up) == "aborted", "only the episode's clock is a time limit"
     ends = threading.Event()
 
     def is_late(run: ProgramRun) -> None:

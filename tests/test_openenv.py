@@ -271,7 +271,7 @@ def test_a_client_that_vanishes_frees_its_session_and_its_worker() -> None:
 
 
 def test_a_client_that_says_nothing_loses_its_session_after_the_lease() -> None:
-    with serving("Toy", max_sessions=2, lease_s=0.3) as url:
+    with serving("Toy", max_sessions=2, lease_s=1.0) as url:
         process = vanishing(url)
         os.kill(process.pid, signal.SIGSTOP)
         get(url, "/reset", {"index": 0, "episode_id": "quiet"})
@@ -280,7 +280,7 @@ def test_a_client_that_says_nothing_loses_its_session_after_the_lease() -> None:
         process.wait()
         session = Connection(url)
         session.ask("reset", {"index": 0})
-        with pytest.raises(ServerError, match=r"idle for 0\.3 s, its lease"):
+        with pytest.raises(ServerError, match=r"idle for 1 s, its lease"):
             _read_error(session)
         env = make(ID)
         task = tasks(ID, "test", 1, url=url)[0]
@@ -298,11 +298,11 @@ def _read_error(session: Connection) -> None:
 
 
 def test_activity_renews_the_lease() -> None:
-    with serving("Toy", lease_s=1.0) as url:
+    with serving("Toy", lease_s=2.0) as url:
         session = Connection(url)
         session.ask("reset", {"index": 0})
-        for _ in range(6):
-            time.sleep(0.25)
+        for _ in range(5):
+            time.sleep(0.5)
             session.ask("state")
         assert session.ask("state")["step_count"] == 0 and active(url) == 1
         session.close()

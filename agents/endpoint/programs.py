@@ -166,15 +166,16 @@ async def _play(
             return lent
 
         env = ProgramEnv(lend, record, asyncio.get_running_loop(), not inspect.iscoroutinefunction(program))
+        clock = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds):
+            async with clock:
                 finished = _worth(await _result(program, ProgramRun(server.url(name), episode.task, env)))
-        except TimeoutError:
-            stop = StopReason.TIME_LIMIT
         except EnvError as broken:
             stop, error = StopReason.ENV_ERROR, _told(broken)
         except Exception as broken:  # the boundary to a user's program: becomes `aborted`, or what it comes from
             stop, error = StopReason.ABORTED, _told(broken)
+            if clock.expired() and isinstance(broken, TimeoutError):
+                stop, error = StopReason.TIME_LIMIT, None
         await env.close()
     server.take(name)
     if record.failure:
