@@ -235,7 +235,16 @@ def test_several_choices_are_rows_that_share_a_context(renderer: Renderer) -> No
 
 
 def test_requests_at_the_same_time_do_not_share_a_row(renderer: Renderer) -> None:
-    engine = Scripted(renderer, ["one", "two", "three"])
+    class Together(Scripted):
+        """Answers the second request when the third is there too."""
+
+        async def generate(self, request: Request) -> Completion:
+            done = await super().generate(request)
+            while len(self.requests) == 2:
+                await asyncio.sleep(0.001)
+            return done
+
+    engine = Together(renderer, ["one", "two", "three"])
 
     async def use(client: Any, server: OpenAIServer) -> None:
         await ask(client, [user("a")])
@@ -243,7 +252,12 @@ def test_requests_at_the_same_time_do_not_share_a_row(renderer: Renderer) -> Non
         await asyncio.gather(ask(client, [*history, user("b")]), ask(client, [*history, user("c")]))
 
     _, server = served(engine, renderer, use)
-    assert sorted(len(row.ids) > len(engine.requests[0].prompt) for row in rows(server)) == [True, True]
+    first, second = rows(server)
+    contexts = [list(request.prompt) for request in engine.requests[1:]]
+    assert [first.ids, second.ids] == [
+        [*context, *renderer.answer(text)] for context, text in zip(contexts, ("two", "three"), strict=True)
+    ]
+    assert sum(second.action) == len(renderer.answer("three")), "the answer before it is the first row's"
 
 
 # ---- OpenAI's shapes -------------------------------------------------------------------------------------
