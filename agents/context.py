@@ -126,7 +126,11 @@ class Renderer:
 
         `answered` is False when the answer was cut before its end token, which is then added here.
         """
-        ids = self._encode(self._between(user))
+        return self.go_on((("user", user),), answered)
+
+    def go_on(self, messages: tuple[tuple[str, str], ...], answered: bool) -> tuple[int, ...]:
+        """`extend` by any messages."""
+        ids = self._encode(self._between(messages))
         return ids if answered else (self.end_id, *ids)
 
     def answer(self, text: str) -> tuple[int, ...]:
@@ -151,8 +155,8 @@ class Renderer:
     def _encode_uncached(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])  # type: ignore[arg-type]
 
-    def _between_uncached(self, user: str) -> str:
-        whole = self._template((("user", "a"), ("assistant", _MARK), ("user", user)), generate=True)
+    def _between_uncached(self, messages: tuple[tuple[str, str], ...]) -> str:
+        whole = self._template((("user", "a"), ("assistant", _MARK), *messages), generate=True)
         if _MARK not in whole:
             raise RequestError("Expected a chat template that keeps earlier answers; this one drops them.")
         after = whole[whole.index(_MARK) + len(_MARK) :]  # the first: the user's text may hold anything

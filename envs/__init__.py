@@ -131,3 +131,10 @@ register(
     summary="Generated repositories with bugs: read, edit, run tests in a sandbox; judged by hidden tests.",
     programs=("bwrap",),
 )
+register(
+    "turnwise/OpenEnv-v0",
+    f"{_HERE}.openenv.env:OpenEnvEnv",
+    summary="Any OpenEnv server by its address (url=...), also our own (`turnwise serve`).",
+    requires=("websockets",),
+    extra="serve",
+)

@@ -14,7 +14,7 @@ from .bad_actions import BAD_ACTIONS
 from .bench import Bench, continue_restored, difference, replay_after_prefix, script
 from .errors import EnvError, TurnwiseError
 from .pool import EnvPool, WorkerEnv, start_once
-from .registry import env_class, require, tasks
+from .registry import env_class, require, splits, tasks
 
 UNPARSABLE = ("", "   ", "\x00", "x" * 10_000)
 INFO_TYPES: dict[str, Any] = {
@@ -159,7 +159,7 @@ async def check_actions(bench: Bench) -> list[str]:
 async def check_splits(bench: Bench) -> list[str]:
     """Splits are fixed lists of tasks without a common key."""
     wrong, owner = list[str](), dict[str, str]()
-    for split, size in env_class(bench.id).splits().items():
+    for split, size in splits(bench.id, **bench.params).items():
         listed = tasks(bench.id, split, **bench.params)
         if [task.key for task in listed] != [task.key for task in tasks(bench.id, split, **bench.params)]:
             wrong.append(f"{split}: two calls list different tasks")
@@ -252,7 +252,7 @@ def check_env(id: str, tasks_per_split: int = 2, deadline_s: float = 60.0, **par
     The environment is played in worker processes, so that a crash or a hang is a failed check.
     """
     found = require(id)
-    listed = {split: tasks(found.id, split, tasks_per_split, **params) for split in env_class(id).splits()}
+    listed = {split: tasks(found.id, split, tasks_per_split, **params) for split in splits(found.id, **params)}
     sample = [task for split in listed.values() for task in split]
     if not sample:
         check = Check("tasks", False, "no split has a task here; `turnwise envs` says what is missing", 0.0)

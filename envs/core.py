@@ -163,6 +163,15 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         """Split name -> number of tasks available here and now."""
 
     @classmethod
+    def splits_with(cls, **params: Any) -> dict[str, int]:
+        """`splits` where the parameters decide which there are."""
+        return cls.splits()
+
+    def tool_schemas(self) -> list[dict[str, Any]]:
+        """Name, description and parameters (a JSON schema) of each tool of the episode; none in a game of words."""
+        return []
+
+    @classmethod
     def unprepared(cls, tasks: Sequence[Task]) -> list[Task]:
         """Those whose first start is slow and not yet done, for games that are compiled."""
         return []

@@ -33,6 +33,7 @@ class PlayedEnv(Protocol):
     async def reset(self) -> Reset: ...
     async def step(self, action: str) -> Step: ...
     async def expert(self) -> str: ...
+    async def tools(self) -> list[dict[str, Any]]: ...
     async def snapshot(self) -> Snapshot: ...
     async def restore(self, snapshot: Snapshot) -> Reset: ...
 
@@ -256,6 +257,9 @@ class WorkerEnv:
     async def expert(self) -> str:
         return await self._worker.call("expert", deadline_s=self._deadline_s)
 
+    async def tools(self) -> list[dict[str, Any]]:
+        return await self._worker.call("tools", deadline_s=self._deadline_s)
+
     async def snapshot(self) -> Snapshot:
         return Snapshot.model_validate(await self._worker.call("snapshot", deadline_s=self._deadline_s))
 
@@ -302,6 +306,10 @@ class _LocalEnv:
     async def expert(self) -> str:
         with _as_env_error():
             return self._env.expert()
+
+    async def tools(self) -> list[dict[str, Any]]:
+        with _as_env_error():
+            return self._env.tool_schemas()
 
     async def snapshot(self) -> Snapshot:
         with _as_env_error():

@@ -6,9 +6,10 @@ import importlib
 import importlib.util
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 
@@ -16,6 +17,7 @@ from .core import TextEnv
 from .errors import MissingDependency, RequestError, UnknownName
 from .task import Task
 
+T = TypeVar("T")
 PLUGIN_GROUP = "turnwise.envs"
 
 
@@ -62,6 +64,7 @@ class EnvSpec:
 
 
 _SPECS: dict[str, EnvSpec] = {}
+_BROKEN: dict[str, str] = {}
 _plugins_loaded = False
 
 
@@ -101,7 +104,8 @@ def spec(id: str) -> EnvSpec:
     known = specs()
     full = id if "/" in id else f"turnwise/{id}" if id.endswith("-v0") else f"turnwise/{id}-v0"
     if full not in known:
-        raise UnknownName("environment", full, known, hint="`turnwise envs` lists all.")
+        hint = "".join(f" {name}: {how}." for name, how in broken_plugins().items())
+        raise UnknownName("environment", full, known, hint="`turnwise envs` lists all." + hint)
     return known[full]
 
 
@@ -132,12 +136,20 @@ def make(id: str, **kwargs: Any) -> TextEnv:
 
 def tasks(id: str, split: str, count: int | None = None, **params: Any) -> list[Task]:
     """The first `count` tasks of a split; an unknown split names the known ones."""
-    cls = env_class(id)
-    known = cls.splits()
+    cls, known = env_class(id), splits(id, **params)
     if split not in known:
         raise UnknownName(f"split of {spec(id).id}", split, known)
+    return _with_params(id, params, lambda: cls.tasks(split, count, **params))
+
+
+def splits(id: str, **params: Any) -> dict[str, int]:
+    """Split name -> number of tasks, where parameters decide for those."""
+    return _with_params(id, params, lambda: env_class(id).splits_with(**params))
+
+
+def _with_params(id: str, params: dict[str, Any], call: Callable[[], T]) -> T:
     try:
-        return cls.tasks(split, count, **params)
+        return call()
     except (TypeError, ValueError) as error:  # a value of the wrong kind, or a parameter the game does not take
         if isinstance(error, RequestError):
             raise
@@ -156,10 +168,20 @@ def _found(name: str) -> bool:
     return bool(shutil.which(name, path=os.path.join(home, "bin")) if home else shutil.which(name))
 
 
+def broken_plugins() -> dict[str, str]:
+    """Entry points of other packages that failed -> how."""
+    _load_plugins()
+    return dict(_BROKEN)
+
+
 def _load_plugins() -> None:
     global _plugins_loaded
     if _plugins_loaded:
         return
     _plugins_loaded = True
     for entry in entry_points(group=PLUGIN_GROUP):
-        entry.load()()
+        try:
+            entry.load()()
+        except Exception as error:  # another package's fault must not hide every environment
+            package = f" of {entry.dist.name} {entry.dist.version}" if entry.dist else ""
+            _BROKEN[entry.name] = f"the plug-in {entry.value}{package} failed: {type(error).__name__}: {error}"

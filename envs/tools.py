@@ -312,6 +312,9 @@ class ToolEnv(TextEnv):
         """The tools that the agent is told of."""
         return list(self.tools.values())
 
+    def tool_schemas(self) -> list[dict[str, Any]]:
+        return [tool.schema()["function"] for tool in self.listed()]
+
     def list_tools(self) -> str:
         """The tools as the opening shows them."""
         if self.schemas == "none" or not self.tools:

@@ -148,6 +148,10 @@ class _Player:
         assert self._env is not None
         return self._env.expert()
 
+    def tools(self) -> list[dict[str, Any]]:
+        assert self._env is not None
+        return self._env.tool_schemas()
+
     def snapshot(self) -> Any:
         assert self._env is not None
         return self._env.snapshot().model_dump(mode="json")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from turnwise.envs import env_class, specs
@@ -145,3 +147,23 @@ def test_sizes_of_splits_and_parameters_are_those_of_the_code(id: str) -> None:
     assert set(allowed) <= set(names_in_first_column(text))
     (task,) = env_class(id).tasks("test", 1, **allowed)
     assert task.max_turns == allowed.get("max_turns", 6)
+
+
+def test_the_program_of_the_page_on_protocols_runs() -> None:
+    from test_endpoint import WORDS, Scripted
+    from turnwise.agents.context import Renderer
+    from turnwise.agents.models import build_tokenizer
+    from turnwise.envs import tasks
+
+    code = re.findall(r"```python\n(.*?)\n```", (DOCS / "protocols.md").read_text(), re.DOTALL)
+    page: dict[str, Any] = {}
+    exec(code[0], page)
+    renderer, task = Renderer(build_tokenizer(["open the red door"], WORDS)), tasks("Toy", "train", 1, rooms=1, slack=9)
+    found = asyncio.run(page["collect"](Scripted(renderer, ["open red door"] * 80), renderer, task))
+    assert len(found) == 8 and {t.stop.value for t in found} <= {"success", "turn_limit"}
+    made: list[dict[str, Any]] = []
+    stand_ins = {"GRPOConfig": dict, "GRPOTrainer": lambda **given: made.append(given)}
+    exec(code[1].replace("from trl import GRPOConfig, GRPOTrainer\n", ""), stand_ins)
+    tools, own = made
+    assert callable(tools["environment_factory"]) and len(tools["train_dataset"]) == 500
+    assert callable(own["rollout_func"]) and own["train_dataset"][0]["prompt"] == own["train_dataset"][0]["task"]

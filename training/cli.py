@@ -22,6 +22,7 @@ from rich.table import Column, Table
 
 from ..envs import registry
 from ..envs.errors import RequestError, TurnwiseError
+from . import serve
 from .evaluation import commands
 from .terminal import Json, Params, emit, err, fail, out
 from .viewer import commands as viewer_commands
@@ -119,6 +120,7 @@ def doctor(as_json: Json = False) -> None:
 def envs(as_json: Json = False) -> None:
     """Every registered environment: its splits, and whether it can run here."""
     rows = [_describe_env(spec) for spec in registry.specs().values()]
+    rows += [_broken(name, how) for name, how in registry.broken_plugins().items()]
     if as_json:
         emit(rows)
         return
@@ -133,12 +135,20 @@ def envs(as_json: Json = False) -> None:
 
 
 def _describe_env(spec: registry.EnvSpec) -> dict[str, Any]:
-    reason = spec.reason()
-    cls = None if reason else spec.load()
+    if reason := spec.reason():
+        return _broken(spec.id, reason, spec.summary)
+    try:
+        cls = spec.load()
+        splits, missing = cls.splits(), cls.missing()
+    except Exception as error:  # of a plug-in's module: the others are to be seen
+        return _broken(spec.id, f"cannot be loaded: {type(error).__name__}: {error}", spec.summary)
     return {
-        "id": spec.id, "splits": cls.splits() if cls else {}, "available": not reason, "reason": reason,
-        "summary": spec.summary, "missing": cls.missing() if cls else "",
+        "id": spec.id, "splits": splits, "available": True, "reason": "", "summary": spec.summary, "missing": missing,
     }  # fmt: skip
+
+
+def _broken(id: str, reason: str, summary: str = "") -> dict[str, Any]:
+    return {"id": id, "splits": {}, "available": False, "reason": reason, "summary": summary, "missing": ""}
 
 
 @app.command()
@@ -289,6 +299,7 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")], as_json: Js
 
 commands.add_to(app)
 viewer_commands.add_to(app)
+serve.add_to(app)
 
 if __name__ == "__main__":
     sys.exit(main())

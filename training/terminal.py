@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+from ..envs.errors import RequestError
 
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
@@ -27,6 +30,17 @@ def fail(message: str, code: int) -> None:
 def emit(data: Any) -> None:
     """Print JSON on stdout."""
     print(json.dumps(finite(data), indent=2, allow_nan=False))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that a server listens on; raises `RequestError` where the address cannot be had."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise RequestError(
+            f"Cannot listen on {host} port {port}: {error.strerror or error}. Give another --port (0: any) or --host."
+        ) from error
 
 
 def finite(data: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ...envs.errors import RequestError
-from ..terminal import Json, emit, err, out
+from ..terminal import Json, emit, err, listen, out
 
 NEEDS = ("fastapi", "uvicorn", "jinja2", "plotly", "scipy")
 
@@ -40,7 +39,7 @@ def view(
     from .app import create_app
     from .guard import is_local
 
-    with _listen(host, port) as listening:
+    with listen(host, port) as listening:
         name = f"[{host}]" if ":" in host else host
         url = f"http://{name}:{listening.getsockname()[1]}/"
         if not is_local(host):
@@ -52,13 +51,3 @@ def view(
         server = uvicorn.Server(uvicorn.Config(create_app(folder, host), log_level="warning", access_log=False))
         with suppress(KeyboardInterrupt):
             server.run(sockets=[listening])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise RequestError(
-            f"Cannot listen on {host} port {port}: {error.strerror or error}. Give another --port (0: any) or --host."
-        ) from error

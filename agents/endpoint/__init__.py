@@ -1,0 +1,8 @@
+"""An OpenAI-compatible endpoint in front of an engine: agent programs are trained as they are."""
+
+from __future__ import annotations
+
+from .programs import Finished, ProgramRun, play_programs
+from .server import OpenAIServer
+
+__all__ = ["Finished", "OpenAIServer", "ProgramRun", "play_programs"]

@@ -1,0 +1,1 @@
+"""The OpenEnv protocol, own implementation: `server` serves any environment, `env` plays any server."""
