@@ -91,6 +91,13 @@ register(
     summary="Questions of one to three hops over a generated corpus, by tool calls; abstaining where nothing tells.",
 )
 register(
+    "turnwise/ReasoningGym-v0",
+    f"{_HERE}.reasoning.env:ReasoningGymEnv",
+    summary="Questions of reasoning-gym's generators, one answer each, the library's score.",
+    requires=("reasoning_gym",),
+    extra="reasoning",
+)
+register(
     "turnwise/ScienceWorld-v0",
     f"{_HERE}.scienceworld.env:ScienceWorldEnv",
     summary="Science experiments in text, 30 kinds, official splits; needs Java.",
