@@ -98,6 +98,16 @@ register(
     extra="reasoning",
 )
 register(
+    "turnwise/Negotiation-v0",
+    f"{_HERE}.negotiation.env:NegotiationEnv",
+    summary="Share items or settle a price with scripted opponents of several characters, or play both seats.",
+)
+register(
+    "turnwise/ThoughtGraph-v0",
+    f"{_HERE}.thoughtgraph.env:ThoughtGraphEnv",
+    summary="Sort, intersect and count by splitting, solving, merging and refining thoughts in a graph.",
+)
+register(
     "turnwise/ScienceWorld-v0",
     f"{_HERE}.scienceworld.env:ScienceWorldEnv",
     summary="Science experiments in text, 30 kinds, official splits; needs Java.",

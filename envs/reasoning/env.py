@@ -85,7 +85,7 @@ def make_dataset(task: Task) -> Any:
         raise UnknownName("generator of ReasoningGym", str(name), known)
     try:
         return _make_dataset(name, task.seed, level, json.dumps(config))
-    except (AssertionError, TypeError, ValueError) as error:
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise RequestError(
             f"Expected arguments that {name} takes, got level {level!r} and {config}: {error}."
         ) from error

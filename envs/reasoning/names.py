@@ -64,7 +64,7 @@ LEFT_OUT: dict[str, str] = {
 MAX_LEVEL = 2
 TOP_LEVEL = {
     "caesar_cipher": 1, "jugs": 1, "modulo_grid": 0, "needle_haystack": 1, "number_sorting": 1, "rubiks_cube": 0,
-    "survo": 1,
+    "survo": 1, "tsumego": 0,
 }  # fmt: skip
 """Generators whose curriculum breaks, takes seconds or pages, or is not solved here, above this level."""
 PLAIN = ("acre", "gsm_symbolic")
