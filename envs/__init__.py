@@ -103,6 +103,13 @@ register(
     summary="Share items or settle a price with scripted opponents of several characters, or play both seats.",
 )
 register(
+    "turnwise/TextArena-v0",
+    f"{_HERE}.textarena.env:TextArenaEnv",
+    summary="Single-player games of textarena that can be won, from FrozenLake to Sudoku.",
+    requires=("textarena",),
+    extra="textarena",
+)
+register(
     "turnwise/ThoughtGraph-v0",
     f"{_HERE}.thoughtgraph.env:ThoughtGraphEnv",
     summary="Sort, intersect and count by splitting, solving, merging and refining thoughts in a graph.",
