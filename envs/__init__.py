@@ -115,6 +115,11 @@ register(
     summary="Sort, intersect and count by splitting, solving, merging and refining thoughts in a graph.",
 )
 register(
+    "turnwise/Werewolf-v0",
+    f"{_HERE}.werewolf.env:WerewolfEnv",
+    summary="Werewolf for seven, one seat among scripted players of several characters, or all seats.",
+)
+register(
     "turnwise/ScienceWorld-v0",
     f"{_HERE}.scienceworld.env:ScienceWorldEnv",
     summary="Science experiments in text, 30 kinds, official splits; needs Java.",
