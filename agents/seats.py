@@ -74,6 +74,8 @@ def by_seat(trajectory: Trajectory, seats: int) -> list[Trajectory]:
     `seat_score_k` and `seat_success_k`. Groups are numbered anew, `group * seats + seat`, so that a seat is compared
     with the same seat only. Seats that never moved are left out.
     """
+    if not all("seat" in turn.counts for turn in trajectory.turns):
+        raise RequestError(f"Expected turns that count their seat, got an episode of {trajectory.task.env}.")
     last = trajectory.turns[-1].counts if trajectory.turns else {}
     found = []
     for seat in range(seats):

@@ -25,7 +25,18 @@ from turnwise.envs.reasoning.env import GIVE_UP, ReasoningGymEnv, make_dataset
 
 ID = "turnwise/ReasoningGym-v0"
 EVERY = [name for members in names.FAMILIES.values() for name in members]
-WRONG = ("turnwise knows no such words", "((", "9" * 400, "yes and no", '{"name": "finish"}', "[]", "None", "| | |")
+WRONG = (
+    "turnwise knows no such words",
+    "((",
+    "9" * 400,
+    "yes and no",
+    '{"name": "finish"}',
+    "[]",
+    "None",
+    "| | |",
+    "nan",
+    "1e999999999",
+)
 ALIKE = {"kakurasu", "n_queens", "knights_knaves", "syllogism", "aiw", "coin_flip", "game_of_life_halting"}
 """Generators where one task's gold answer may be right in another: few answers, or several right ones."""
 
@@ -95,6 +106,7 @@ def test_puzzle24_needs_the_given_numbers_and_24_itself() -> None:
     numbers = entry["metadata"]["numbers"]
     assert grade(dataset, "puzzle24", entry, entry["answer"]) == 1.0
     assert grade(dataset, "puzzle24", entry, " + ".join(map(str, numbers))) == 0.0
+    assert grade(dataset, "puzzle24", entry, "9" * 5000) == 0.0
 
 
 @pytest.mark.parametrize("gold", ["True", "False"])
@@ -123,6 +135,9 @@ def test_an_answer_is_not_executed(name: str, tmp_path: Path) -> None:
         ("countdown", "9* *9* *9* *9"),
         ("puzzle24", "9**9**9**9"),
         ("puzzle24", "exp(99)"),
+        ("coin_flip", "1e999999999"),
+        ("coin_flip", "1E-999999999"),
+        ("complex_arithmetic", "nan"),
         ("rush_hour", "A+99999999999"),
         ("rubiks_cube", "R99999999999"),
     ],
@@ -131,7 +146,7 @@ def test_answers_that_would_never_be_graded_are_worth_nothing(name: str, text: s
     assert not FORMS[name].fullmatch(text) and graded(name, text)[0] == 0.0
 
 
-@pytest.mark.parametrize("text", ["R U'", "R2 U2", "A+3 B-1", "(8 / 3) * 2 - 1"])
+@pytest.mark.parametrize("text", ["R U'", "R2 U2", "A+3 B-1", "(8 / 3) * 2 - 1", "4.9e-04", "1/8", "-5.0 + 3.0i"])
 def test_forms_let_ordinary_answers_pass(text: str) -> None:
     assert any(form.fullmatch(text) for form in FORMS.values())
 

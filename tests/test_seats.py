@@ -48,6 +48,8 @@ def test_a_seat_that_never_moved_has_no_trajectory() -> None:
 
 
 def test_seats_are_needed() -> None:
+    with pytest.raises(RequestError, match="turns that count their seat"):
+        by_seat(run(ScriptedAgent("expert"), [Episode(tasks("Toy", "test", 1)[0])])[0], seats=2)
     with pytest.raises(RequestError, match="at least one agent"):
         SeatedAgent()
     with pytest.raises(RequestError, match="names the seat to move"):

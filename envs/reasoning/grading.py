@@ -24,6 +24,9 @@ FORMS: dict[str, re.Pattern[str]] = {
         # graders that hand it to sympy: sums, products and quotients of whole numbers, no powers
         "countdown": r"(?:[\d\s+\-/()]|(?<!\*)\*(?!\s*\*))*",
         "puzzle24": r"(?:[\d\s+\-/()]|(?<!\*)\*(?!\s*\*))*",
+        # graders that take "nan" for any number, and expand "1e999999999"
+        "coin_flip": r"(?i:(?!e[-+]?\d{4})[-+\d\s./%e])*",
+        "complex_arithmetic": r"[-+\d\s.ij()]*",
         # graders that repeat a move as often as it says
         "rubiks_cube": r"(?:\D|(?<!\d)\d(?!\d))*",
         "rush_hour": r"(?:\D|(?<!\d)\d(?!\d))*",
@@ -61,12 +64,13 @@ def grade(dataset: Any, name: str, entry: dict[str, Any], answer: str) -> float:
 
 def _makes_24(answer: str, entry: dict[str, Any]) -> bool:
     """Whether the answer uses the given numbers; the library takes any four numbers, and 24.9 for 24."""
-    if Counter(map(int, re.findall(r"\d+", answer))) != Counter(entry["metadata"]["numbers"]):
+    used = Counter(each.lstrip("0") for each in re.findall(r"\d+", answer))
+    if used != Counter(map(str, entry["metadata"]["numbers"])):
         return False
     exact = re.sub(r"\d+", lambda match: f"Fraction({match[0]})", answer)
     try:
         return eval(exact, {"__builtins__": {}, "Fraction": Fraction}) == 24  # FORMS lets digits and signs through
-    except (ArithmeticError, SyntaxError, TypeError):
+    except (ArithmeticError, SyntaxError, TypeError, ValueError):
         return False
 
 

@@ -23,8 +23,8 @@ MUTANTS = (
     Mutant(
         "any four numbers make 24",
         f"{REASONING}/grading.py",
-        '!= Counter(entry["metadata"]["numbers"]):',
-        '!= Counter(map(int, re.findall(r"\\d+", answer))):',
+        'if used != Counter(map(str, entry["metadata"]["numbers"])):',
+        "if used.total() != 4:",
         T_REASONING,
     ),
     Mutant(
