@@ -229,11 +229,6 @@ def test_what_is_no_message_costs_a_turn(text: str) -> None:
     assert info["counts"] == {"seat": 0.0}
 
 
-def test_negotiation_keeps_every_promise() -> None:
-    report = check_env(ID, tasks_per_split=2)
-    assert report.ok, [check for check in report.checks if not check.ok]
-
-
 @pytest.mark.parametrize("split", SIZES)
 def test_the_expert_wins_and_others_hardly(split: str) -> None:
     listed = [Episode(task, seed=i) for i, task in enumerate(tasks(ID, split, 112))]
@@ -302,6 +297,14 @@ def test_a_deal_of_both_seats_that_is_not_nashs_is_a_failure() -> None:
     assert info["counts"]["seat_success_0"] == 1.0 and info["counts"]["seat_success_1"] == 0.0
 
 
+def test_nobody_accepts_an_offer_of_its_own() -> None:
+    env = at_table(ITEMS, "self")
+    env.step("propose book=1 hat=1 ball=1")
+    env.step("reject")
+    observation, *_, info = env.step("accept")
+    assert "no offer to accept" in observation and not info["admissible"] and info["seat"] == 0
+
+
 def test_a_bad_message_is_counted_for_its_own_seat() -> None:
     env = at_table(ITEMS, "self")
     for text in ("hello", "\x00", "propose book=9"):
@@ -336,3 +339,8 @@ def test_a_recorded_negotiation_replays() -> None:
     first = run(ScriptedAgent("expert"), [Episode(task)])[0]
     again = run(ReplayAgent([turn.action for turn in first.turns]), [Episode(task)])[0]
     assert [turn.observation for turn in again.turns] == [turn.observation for turn in first.turns] and again.success
+
+
+def test_negotiation_keeps_every_promise() -> None:
+    report = check_env(ID, tasks_per_split=2)
+    assert report.ok, [check for check in report.checks if not check.ok]

@@ -51,11 +51,6 @@ def answer(name: str, text: str, seed: int = 0) -> dict[str, Any]:
     return env.step(text)[-1]
 
 
-def test_reasoning_gym_keeps_every_promise() -> None:
-    report = check_env(ID, tasks_per_split=1)
-    assert report.ok, [check for check in report.checks if not check.ok]
-
-
 def test_the_lists_are_the_librarys_generators_by_folder() -> None:
     assert sorted([*EVERY, *names.LEFT_OUT]) == sorted(DATASETS) and len(DATASETS) == 106
     for family, members in names.FAMILIES.items():
@@ -282,3 +277,8 @@ def test_what_is_left_out_for_its_hash_seed_does_depend_on_it() -> None:
             for seed in (1, 2, 3)
         }  # fmt: skip
         assert len(said) > 1, name
+
+
+def test_reasoning_gym_keeps_every_promise() -> None:
+    report = check_env(ID, tasks_per_split=1)
+    assert report.ok, [check for check in report.checks if not check.ok]

@@ -116,14 +116,14 @@ def test_what_is_no_table_ends_nothing_and_pages_are_counted() -> None:
     assert "nothing found" in env.step(call("search_page", query=env.wide.subject, page=90))[0]
 
 
-def test_table_tasks_keep_every_promise() -> None:
-    report = check_env(ID, tasks_per_split=1, kind="table")
-    assert report.ok, [check for check in report.checks if not check.ok]
-
-
 def test_the_expert_wins_and_others_do_not() -> None:
     listed = [Episode(task) for task in tasks(ID, "test", 60, kind="table")]
     assert all(t.success and len(t.turns) <= 6 for t in run(ScriptedAgent("expert"), listed))
     assert not any(t.success or t.score for t in run(ScriptedAgent("random"), listed[:10]))
     assert not any(task.params["kind"] == "table" for task in tasks(ID, "test", 200))
     assert Task.model_validate(listed[0].task.model_dump()).key == listed[0].task.key
+
+
+def test_table_tasks_keep_every_promise() -> None:
+    report = check_env(ID, tasks_per_split=1, kind="table")
+    assert report.ok, [check for check in report.checks if not check.ok]

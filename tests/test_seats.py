@@ -13,6 +13,7 @@ from turnwise.agents.seats import SeatedAgent, by_seat
 from turnwise.agents.torch_engine import TorchEngine
 from turnwise.agents.trajectory import Trajectory, Turn
 from turnwise.envs import RequestError, StopReason, Task, tasks
+from turnwise.training.collate import encode
 
 NEGOTIATION = "turnwise/Negotiation-v0"
 
@@ -84,3 +85,20 @@ def test_a_seat_reads_and_learns_from_its_own_dialogue_only(
                 assert row.ids[: len(before)] == before
             heard[seat] = row.ids
             assert sum(row.action) == len(each.output.ids if each.output else ())
+
+
+def test_the_trainer_reads_each_seat_as_an_episode_of_its_own() -> None:
+    context = Context(max_tokens=4000, max_action_tokens=12)
+    listed = tasks(NEGOTIATION, "self_play", 2, form="price")
+    _, renderer = tiny_policy(listed, context)
+    copies = [Episode(task, group, copy, seed=copy) for group, task in enumerate(listed) for copy in range(20)]
+    whole = run(SeatedAgent(Demonstrator("random", context, renderer)), copies)
+    parts = [part for trajectory in whole for part in by_seat(trajectory, seats=2)]
+    batch = encode(parts, {"progress": 1.0}).batch
+    assert set(batch.group.tolist()) == {0, 1, 2, 3} and len(batch.group) == sum(len(t.turns) for t in whole)
+    for index, part in enumerate(parts):
+        rows = batch.trajectory == index
+        assert batch.token_rewards is not None and set(batch.group[rows].tolist()) == {part.group}
+        assert batch.token_rewards[rows].sum().item() == pytest.approx(part.score)
+        assert batch.token_rewards[rows][:-1].abs().sum().item() == 0.0  # all of it on the seat's last turn
+    assert any(part.score and len(part.turns) > 1 for part in parts)

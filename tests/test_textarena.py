@@ -41,11 +41,6 @@ def win(env: TextArenaEnv) -> list[str]:
     return actions
 
 
-def test_textarena_keeps_every_promise() -> None:
-    report = check_env(ID, tasks_per_split=1)
-    assert report.ok, [check for check in report.checks if not check.ok]
-
-
 @pytest.mark.parametrize("name", EXPERT)
 def test_the_expert_wins_and_a_broken_rule_loses(name: str) -> None:
     for seed in (0, 1):
@@ -232,3 +227,8 @@ def test_the_expert_wins_every_task_that_has_one(split: str) -> None:
         if TextArenaEnv.has_expert(each):
             env.reset(options={"task": each})
             win(env)
+
+
+def test_textarena_keeps_every_promise() -> None:
+    report = check_env(ID, tasks_per_split=1)
+    assert report.ok, [check for check in report.checks if not check.ok]

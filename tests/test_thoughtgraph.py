@@ -215,11 +215,6 @@ def test_the_other_kinds_by_hand() -> None:
     assert info["success"]
 
 
-def test_thoughtgraph_keeps_every_promise() -> None:
-    report = check_env(ID, tasks_per_split=3)
-    assert report.ok, [check for check in report.checks if not check.ok]
-
-
 @pytest.mark.parametrize(
     ("split", "size", "limit"), [("test", 16, 8), ("large", 16, 8), ("test", 8, 8), ("test", 9, 2)]
 )
@@ -286,3 +281,8 @@ def test_the_page_names_every_parameter_and_the_sizes() -> None:
     assert set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) == own
     for split, size in SIZES.items():
         assert re.search(rf"`{split}`\s+{size:,}", text)
+
+
+def test_thoughtgraph_keeps_every_promise() -> None:
+    report = check_env(ID, tasks_per_split=3)
+    assert report.ok, [check for check in report.checks if not check.ok]

@@ -202,11 +202,6 @@ def test_characters_of_the_splits_are_apart() -> None:
 # ---- playing ---------------------------------------------------------------------------------------------
 
 
-def test_werewolf_keeps_every_promise() -> None:
-    report = check_env(ID, tasks_per_split=1)
-    assert report.ok, [check for check in report.checks if not check.ok]
-
-
 @pytest.mark.parametrize("split", SIZES)
 def test_the_expert_wins_and_doing_nothing_loses(split: str) -> None:
     listed = [Episode(task, seed=i) for i, task in enumerate(tasks(ID, split, 32))]
@@ -348,3 +343,8 @@ def test_the_page_names_every_parameter_and_the_sizes() -> None:
     for split, size in SIZES.items():
         assert re.search(rf"`{split}`\s+{size:,}", text)
     assert all(f"`{name}`" in text for name in CHARACTERS)
+
+
+def test_werewolf_keeps_every_promise() -> None:
+    report = check_env(ID, tasks_per_split=1)
+    assert report.ok, [check for check in report.checks if not check.ok]
