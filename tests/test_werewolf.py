@@ -196,7 +196,7 @@ def test_characters_of_the_splits_are_apart() -> None:
         env = WerewolfEnv()
         for task in tasks(ID, split, 8):
             env.reset(options={"task": task})
-            assert set(env._kinds) <= set(pool)
+            assert set(env._dealt.kinds) <= set(pool)
 
 
 # ---- playing ---------------------------------------------------------------------------------------------

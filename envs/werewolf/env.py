@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import re
-from itertools import count as counting
 from typing import Any, ClassVar
 
 from ..core import State, TextEnv, clean_action
 from ..errors import RequestError, UnknownName
 from ..task import Task
-from .characters import CHARACTERS, SEEN, STRATEGIES, UNSEEN, Choice, choose, cooperative, oracle
+from .characters import CHARACTERS, STRATEGIES, Choice, cooperative, oracle
+from .deals import POOLS, decided, draw
 from .game import (
     ACCUSE,
     CLAIM_GOOD,
@@ -28,14 +27,12 @@ from .game import (
     WOLF,
     Decision,
     Game,
-    deal,
 )
 
 SIZES = {"train": 10_000, "validation": 500, "test": 1_000, "unseen": 500, "self_play": 500}
 """Split -> number of tasks; `unseen` has other characters, in `self_play` the agent plays all seats."""
 _FIRST_SEED = {split: 100_000 * index for index, split in enumerate(SIZES)}
 PLAYED = (VILLAGER, SEER, WOLF, DOCTOR)
-POOLS = {"seen": tuple(SEEN), "unseen": tuple(UNSEEN)}
 SELF = "self"
 SLACK = 6
 _ACTION = re.compile(rf"(kill|see|save|vote|say|pass)\b ?(?:({ACCUSE}|{TRUST}|{CLAIM_WOLF}|{CLAIM_GOOD})\b ?)?"
@@ -93,10 +90,10 @@ class WerewolfEnv(TextEnv):
             raise UnknownName("players of a Werewolf task", str(self.players), (*POOLS, *CHARACTERS, SELF))
         if role not in PLAYED:
             raise UnknownName("role", str(role), PLAYED)
-        for attempt in counting():
-            self._deal(f"werewolf {task.seed} {role} {self.players} {attempt}", role)
-            if self.players == SELF or self._is_decided_by_the_agent():
-                break
+        attempt, self._strategy = (0, STRATEGIES[0]) if self.players == SELF else decided(task.seed, role, self.players)
+        self._dealt = draw(task.seed, role, self.players, attempt)
+        self._seat = self._dealt.seat
+        self.game: Game = self._dealt.game
         self._moved = self._seat
         self._go_on()
         self.goal = "Win with your team."
@@ -117,7 +114,8 @@ class WerewolfEnv(TextEnv):
         read = self._read(match, decision)
         if isinstance(read, str):
             return self._look(read, admissible=False)
-        self.game.decide(*read, words=(match[4] or "").strip())
+        target, spoken = read
+        self.game.decide(target, spoken, (match[4] or "").strip())
         self._go_on()
         return self._look("")
 
@@ -130,51 +128,17 @@ class WerewolfEnv(TextEnv):
         return _written(decision, oracle(self.game, decision, self._strategy))
 
     def clone_state(self) -> tuple[Any, ...]:
-        return self.players, self._seat, self._seed, self._moved, self._strategy, self._kinds, self.game.copy()
+        return self.players, self._seat, self._dealt, self._moved, self._strategy, self.game.copy()
 
     def restore_state(self, clone: Any) -> bool:
-        self.players, self._seat, self._seed, self._moved, self._strategy, self._kinds, game = clone
+        self.players, self._seat, self._dealt, self._moved, self._strategy, game = clone
         self.game = game.copy()
         return True
-
-    # ---- the other players --------------------------------------------------------------------------------
-
-    def _deal(self, seed: str, role: str) -> None:
-        rng = random.Random(seed)
-        self._seat = rng.choice(SEATS)
-        self.game: Game = deal(rng, self._seat, role)
-        self._seed = rng.randrange(1 << 30)
-        pool = POOLS.get(self.players, (self.players,))
-        self._kinds = tuple(rng.choice(pool) for _ in SEATS)
-        self._strategy = STRATEGIES[0]
-
-    def _is_decided_by_the_agent(self) -> bool:
-        """Whether an expert's way of playing wins, which is kept, and doing nothing loses."""
-        if self._outcome(None):
-            return False
-        for strategy in STRATEGIES:
-            if self._outcome(strategy):
-                self._strategy = strategy
-                return True
-        return False
-
-    def _outcome(self, strategy: tuple[str, bool] | None) -> bool:
-        """Whether the seat's team wins when it plays so; None: it always passes."""
-        game = self.game.copy()
-        while (decision := game.next) is not None:
-            if decision.seat != self._seat:
-                game.decide(*self._script(game, decision))
-            else:
-                game.decide(*(oracle(game, decision, strategy) if strategy else (None, NOTHING)))
-        return game.winner == game.team(self._seat)
-
-    def _script(self, game: Game, decision: Decision) -> Choice:
-        return choose(game, decision, CHARACTERS[self._kinds[decision.seat]], self._seed)
 
     def _go_on(self) -> None:
         """Let the scripted players decide until the agent has to."""
         while self.players != SELF and (decision := self.game.next) is not None and decision.seat != self._seat:
-            self.game.decide(*self._script(self.game, decision))
+            self.game.decide(*self._dealt.script(self.game, decision))
 
     # ---- what the agent says and reads ----------------------------------------------------------------------
 

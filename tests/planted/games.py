@@ -218,8 +218,8 @@ MUTANTS = (
     ),
     Mutant(
         "games that win themselves are tasks",
-        f"{WEREWOLF}/env.py",
-        "        if self._outcome(None):\n            return False\n",
+        f"{WEREWOLF}/deals.py",
+        "        if is_won(drawn, None):\n            continue\n",
         "",
         T_WEREWOLF,
     ),
