@@ -9,7 +9,7 @@ from ..core import State, TextEnv, clean_action
 from ..errors import RequestError, UnknownName
 from ..task import Task
 from .characters import CHARACTERS, STRATEGIES, Choice, cooperative, oracle
-from .deals import POOLS, decided, draw
+from .deals import POOLS, Deal, decided, draw
 from .game import (
     ACCUSE,
     CLAIM_GOOD,
@@ -91,7 +91,7 @@ class WerewolfEnv(TextEnv):
         if role not in PLAYED:
             raise UnknownName("role", str(role), PLAYED)
         attempt, self._strategy = (0, STRATEGIES[0]) if self.players == SELF else decided(task.seed, role, self.players)
-        self._dealt = draw(task.seed, role, self.players, attempt)
+        self._dealt: Deal = draw(task.seed, role, self.players, attempt)
         self._seat = self._dealt.seat
         self.game: Game = self._dealt.game
         self._moved = self._seat
