@@ -4,6 +4,7 @@
                                  [--agents expert,random,empty] [--workers 2] [--out FILE]
 
 An environment is its id, bare or whole, with task parameters after a colon. Every task is played once by every agent.
+The expert plays the tasks for which one is known.
 Rates come with Wilson's 95 % interval; `progress` is the mean of score / max_score, `turns` the mean length. An episode
 that the environment broke is no loss: it is left out of the rates and counted as `broken`.
 """
@@ -72,6 +73,7 @@ class _Pool(EnvPool):
 
 
 async def _play(agent: str, tasks: Sequence[Task], workers: int) -> dict[str, Any]:
+    tasks = [task for task in tasks if agent != "expert" or env_class(task.env).has_expert(task)]
     pool = _Pool(workers=workers)
     try:
         found = await evaluate(ScriptedAgent(agent), tasks, pool)

@@ -91,6 +91,35 @@ register(
     summary="Questions of one to three hops over a generated corpus, by tool calls; abstaining where nothing tells.",
 )
 register(
+    "turnwise/ReasoningGym-v0",
+    f"{_HERE}.reasoning.env:ReasoningGymEnv",
+    summary="Questions of reasoning-gym's generators, one answer each, the library's score.",
+    requires=("reasoning_gym",),
+    extra="reasoning",
+)
+register(
+    "turnwise/Negotiation-v0",
+    f"{_HERE}.negotiation.env:NegotiationEnv",
+    summary="Share items or settle a price with scripted opponents of several characters, or play both seats.",
+)
+register(
+    "turnwise/TextArena-v0",
+    f"{_HERE}.textarena.env:TextArenaEnv",
+    summary="Single-player games of textarena that can be won, from FrozenLake to Sudoku.",
+    requires=("textarena",),
+    extra="textarena",
+)
+register(
+    "turnwise/ThoughtGraph-v0",
+    f"{_HERE}.thoughtgraph.env:ThoughtGraphEnv",
+    summary="Sort, intersect and count by splitting, solving, merging and refining thoughts in a graph.",
+)
+register(
+    "turnwise/Werewolf-v0",
+    f"{_HERE}.werewolf.env:WerewolfEnv",
+    summary="Werewolf for seven, one seat among scripted players of several characters, or all seats.",
+)
+register(
     "turnwise/ScienceWorld-v0",
     f"{_HERE}.scienceworld.env:ScienceWorldEnv",
     summary="Science experiments in text, 30 kinds, official splits; needs Java.",

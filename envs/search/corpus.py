@@ -118,14 +118,15 @@ class Corpus:
         rng.shuffle(told)
         return " ".join([f"{name} is a {kind}.", *told])
 
-    def _search(self, query: str) -> tuple[Document, ...]:
+    def _search(self, query: str, page: int = 0) -> tuple[Document, ...]:
         words = keywords(query)
         if not words:
             return ()
         match = " OR ".join(f'"{word}"' for word in words)
-        order = "SELECT rowid FROM documents WHERE documents MATCH ? ORDER BY bm25(documents, 10.0, 1.0), rowid LIMIT ?"
+        ranked = "WHERE documents MATCH ? ORDER BY bm25(documents, 10.0, 1.0), rowid"
+        order = f"SELECT rowid FROM documents {ranked} LIMIT ? OFFSET ?"
         with self._lock:
-            rows = self._index.execute(order, (match, TOP)).fetchall()
+            rows = self._index.execute(order, (match, TOP, page * TOP)).fetchall()
         return tuple(self.documents[self._titles[row]] for (row,) in rows)
 
 

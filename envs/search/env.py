@@ -14,8 +14,10 @@ from ..tool_calls import Call, render_calls
 from ..tools import Tool, ToolEnv, ToolError, function_tool
 from .corpus import SIZES as ENTITIES
 from .corpus import corpus
-from .grading import exact_match, token_f1
+from .grading import exact_match, token_f1, widesearch
 from .questions import KINDS, MAX_HOPS, make_question
+from .tables import KIND as TABLE
+from .tables import Wide, make_wide, read_table, write_table
 
 SIZES = {"train": 10_000, "validation": 500, "test": 1_000}
 _FIRST_SEED = {"train": 0, "validation": 100_000, "test": 200_000}
@@ -29,7 +31,10 @@ class SearchQAEnv(ToolEnv):
 
     Success is the exact answer after SQuAD's normalisation, or abstaining where no document tells. The score is
     (EM + F1) / 2, so that a wrong answer that shares words makes progress and stays below a right one. Only searches
-    are counted as tool calls and cost anything. commands: list names that were read, as queries and as answers.
+    are counted as tool calls and cost anything. In tasks of the kind `table` the tools are `search_page` and
+    `answer_table`, success is WideSearch's, and the score is the mean of its item and row F1.
+
+    commands: list names that were read, as queries and as answers; not for tables.
     """
 
     id: ClassVar[str] = "turnwise/SearchQA-v0"
@@ -52,11 +57,12 @@ class SearchQAEnv(ToolEnv):
     ) -> list[Task]:  # fmt: skip
         """The first `count` tasks of `split`.
 
-        kind: `search`, `given` (the documents are in the prompt), `unanswerable`, or 60, 20 and 20 % of them `mixed`.
+        kind: `search`, `given` (the documents are in the prompt), `unanswerable`, or 60, 20 and 20 % of them `mixed`;
+        or `table`, where the answer is a table.
         hops: facts to follow, by default 1 to 3.
         """
-        if kind not in (*KINDS, "mixed"):
-            raise UnknownName("kind of question", kind, (*KINDS, "mixed"))
+        if kind not in (*KINDS, TABLE, "mixed"):
+            raise UnknownName("kind of question", kind, (*KINDS, TABLE, "mixed"))
         if hops is not None and (not isinstance(hops, int) or not 1 <= hops <= MAX_HOPS):
             raise RequestError(f"Expected hops from 1 to {MAX_HOPS} or None, got {hops!r}.")
         if not isinstance(search_cost, int | float) or not 0 <= search_cost < float("inf"):
@@ -81,11 +87,14 @@ class SearchQAEnv(ToolEnv):
         if params["world"] not in SIZES:
             raise UnknownName("world of a SearchQA task", str(params["world"]), SIZES)
         self.corpus = corpus(params["world"], int(params["corpus_seed"]))
-        self.question = make_question(self.corpus, task.seed, params["kind"], int(params["hops"]))
         self.given: str | None = None
         self.abstained = False
-        self._read = {document.title for document in self.question.given}
+        self.wide: Wide | None = None
         self._searches = self._reported = 0
+        if params["kind"] == TABLE:
+            return self._open_table(task)
+        self.question = make_question(self.corpus, task.seed, params["kind"], int(params["hops"]))
+        self._read = {document.title for document in self.question.given}
         shown = [f"{document.title}: {document.body}" for document in self.question.given]
         opening = "\n".join(
             [
@@ -124,7 +133,43 @@ class SearchQAEnv(ToolEnv):
         self.abstained = self.over = True
         return "Abstained."
 
+    def _open_table(self, task: Task) -> tuple[str, Sequence[Tool]]:
+        self.wide, self._read = make_wide(self.corpus, task.seed), set[str]()
+        cost = float(task.params["search_cost"])
+        opening = (
+            f"{sum(ENTITIES.values()):,} documents can be searched, three on a page; each page costs {cost:g}. Answer "
+            f"with a Markdown table.\nQuestion: {self.wide.text}"
+        )
+        return opening, [function_tool(self.search_page, cost=cost), function_tool(self.answer_table, cost=0.0)]
+
+    def search_page(self, query: str, page: int) -> str:
+        """Show one page of the documents for a few words, the best ones on page 1."""
+        self._searches += 1
+        if not 1 <= page <= 100:
+            raise ToolError("pages are numbered from 1 to 100.")
+        found = self.corpus.search(query, page - 1)
+        if not found:
+            raise ToolError("nothing found on this page.")
+        self._read |= {document.title for document in found}
+        return "\n".join(f"{document.title}: {document.body}" for document in found)
+
+    def answer_table(self, table: str) -> str:
+        """Answer the question with a Markdown table, which ends the episode."""
+        if read_table(table) is None:
+            raise ToolError("expected a Markdown table with a header and as many cells in every row.")
+        self.given, self.over = table, True
+        return "Answered."
+
+    def _judge_table(self, wide: Wide) -> State:
+        score = widesearch(read_table(self.given or "") or (), wide.rows, [wide.key])
+        searches, self._reported = self._searches - self._reported, self._searches
+        extra = {"item_f1": score.item.f1, "row_f1": score.row.f1, "counts": {"tool_calls": float(searches)}}
+        value = (score.item.f1 + score.row.f1) / 2
+        return State("", value, score.success, self.over and not score.success, extra=extra)
+
     def judge(self) -> State:
+        if self.wide is not None:
+            return self._judge_table(self.wide)
         gold = self.question.answer
         if gold is None or self.given is None:
             exact = self.abstained and gold is None
@@ -143,6 +188,10 @@ class SearchQAEnv(ToolEnv):
 
     def expert_calls(self) -> list[Call]:
         """Searches for each title of the gold chain that it has not read, then says what the last one tells."""
+        if self.wide is not None:
+            if all(row[self.wide.key] in self._read for row in self.wide.rows):
+                return [Call("answer_table", {"table": write_table(self.wide.rows)})]
+            return [Call("search_page", {"query": self.wide.subject, "page": self._searches + 1})]
         for title in self.question.chain:
             if title not in self._read:
                 return [Call("search", {"query": title})]

@@ -1,6 +1,6 @@
 """Planted bugs, by what they are in."""
 
-from . import catalogue, core, environments, evaluation, protocols, sandbox
+from . import catalogue, core, environments, evaluation, games, protocols, sandbox
 from .record import Mutant
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -10,6 +10,7 @@ MUTANTS = (
     *catalogue.MUTANTS,
     *environments.MUTANTS,
     *evaluation.MUTANTS,
+    *games.MUTANTS,
     *protocols.MUTANTS,
     *sandbox.MUTANTS,
 )

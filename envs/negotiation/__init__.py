@@ -1,0 +1,1 @@
+"""Negotiation: two private utilities, one deal; scripted opponents, or both seats played by agents."""
