@@ -1,6 +1,6 @@
 # make setup   an isolated environment in .venv, with the CPU or the CUDA stack as the machine has it
 # make demo    train an agent on real text games and show that it got better on held-out ones
-# make test    the whole test suite
+# make test    the whole test suite, on WORKERS=2 processes
 # make lint    format, lint and types
 # make exact   our ALFWorld engine against TextWorld's own in hundreds of games (half an hour)
 # make peers   OpenEnv itself in .venv-openenv: tests of the protocol then play against it
@@ -14,6 +14,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 DIR ?= runs
 ENGINE ?= vllm
+WORKERS ?= 2
 OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -80,7 +81,7 @@ demo: setup
 	@echo "report                      $$($(BIN)/turnwise report $(OUT))"
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

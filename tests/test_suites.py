@@ -82,3 +82,12 @@ def test_wrong_requests() -> None:
 def test_files_are_small_and_readable() -> None:
     for path in suites.FOLDER.glob("*.json"):
         assert len(json.loads(path.read_text())["parts"]) >= 1 and path.stat().st_size < 50_000
+
+
+def test_the_smoke_suite_plays_everywhere_and_its_graders_hold() -> None:
+    """Expert wins all, silence and noise nothing, and nothing breaks."""
+    for target, won in (("expert", 1.0), ("empty", 0.0), ("malformed", 0.0)):
+        parts = turnwise("eval", target, "--suite", "smoke", "--json").json["parts"]
+        there = [part for part in parts if "unavailable" not in part]
+        assert {part["success"]["mean"] for part in there} == {won}, (target, parts)
+        assert sum(part["errors"] for part in there) == 0 and len(there) >= 8

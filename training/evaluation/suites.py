@@ -120,6 +120,17 @@ DEFINED = (
         Part(name="service desk", kind=SEEDS, env="turnwise/ServiceDesk-v0", count=100),
         Part(name="BFCL base", kind=KINDS, env="turnwise/BFCL-v0", split="base", count=200),
     )),
+    Suite(name="code", version=1, about="Questions that need a program, and unseen repositories.", parts=(
+        Part(name="python", kind=CONTENT, env="turnwise/PythonTool-v0", count=100),
+        Part(name="repositories", kind=CONTENT, env="turnwise/SWE-v0", count=100),
+    )),
+    Suite(name="games", version=1, about="Opponents, kinds of question and games that training does not have.", parts=(
+        Part(name="negotiation", kind=KINDS, env="turnwise/Negotiation-v0", split="unseen", count=100),
+        Part(name="werewolf", kind=KINDS, env="turnwise/Werewolf-v0", split="unseen", count=100),
+        Part(name="reasoning", kind=KINDS, env="turnwise/ReasoningGym-v0", split="unseen", count=200),
+        Part(name="textarena", kind=KINDS, env="turnwise/TextArena-v0", split="unseen", count=100),
+        Part(name="thought graph", kind=KINDS, env="turnwise/ThoughtGraph-v0", split="large", count=100),
+    )),
     Suite(name="web", version=1, about="The shop as text: products and wordings never met in training.", parts=(
         Part(name="shop", kind=CONTENT, env="turnwise/Shop-v0", count=200),
     )),
