@@ -17,7 +17,7 @@ class SeatedAgent(Agent):
     """Plays seat k (`info["seat"]`) with agent k, all seats with the last one where there are fewer agents.
 
     Each seat has a dialogue of its own, so no seat reads what another was told. Every turn is a training row: the
-    seat's whole context so far, then its answer.
+    seat's whole context so far, then its answer. A single agent plays games of one seat as it does by itself.
     """
 
     def __init__(self, *agents: Agent, name: str = "self_play") -> None:
@@ -48,14 +48,14 @@ class _SeatedPlayer:
         self._heard: dict[int, tuple[int, ...]] = {}
 
     async def answer(self, observation: str, info: dict[str, Any]) -> Answer:
-        if "seat" not in info:
+        if "seat" not in info and len(self.agent.agents) > 1:
             raise RequestError(f"Expected an environment that names the seat to move in info, got task {info['task']}.")
-        seat = int(info["seat"])
+        seat = int(info.get("seat", 0))
         if seat not in self._players:
             agent = self.agent.agents[min(seat, len(self.agent.agents) - 1)]
             self._players[seat] = agent.play(f"{self.episode}-seat{seat}", episode_seed(self.seed, seat), self.expert)
         answer = await self._players[seat].answer(observation, info)
-        if answer.prompt is None or answer.output is None:
+        if answer.prompt is None or answer.output is None or "seat" not in info:
             return answer
         before = () if answer.restart else self._heard[seat]
         context = (*before, *answer.prompt.ids)

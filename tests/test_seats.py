@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from helpers import run, tiny_policy
@@ -13,7 +14,9 @@ from turnwise.agents.seats import SeatedAgent, by_seat
 from turnwise.agents.torch_engine import TorchEngine
 from turnwise.agents.trajectory import Trajectory, Turn
 from turnwise.envs import RequestError, StopReason, Task, tasks
+from turnwise.training import recipes, session, trainer
 from turnwise.training.collate import encode
+from turnwise.training.config import override, parse_settings
 
 NEGOTIATION = "turnwise/Negotiation-v0"
 
@@ -54,7 +57,7 @@ def test_seats_are_needed() -> None:
     with pytest.raises(RequestError, match="at least one agent"):
         SeatedAgent()
     with pytest.raises(RequestError, match="names the seat to move"):
-        run(SeatedAgent(ScriptedAgent("expert")), [Episode(tasks("Toy", "test", 1)[0])])
+        run(SeatedAgent(*[ScriptedAgent("expert")] * 2), [Episode(tasks("Toy", "test", 1)[0])])
 
 
 @pytest.mark.parametrize("layout", ["transcript", "windowed"])
@@ -102,3 +105,25 @@ def test_the_trainer_reads_each_seat_as_an_episode_of_its_own() -> None:
         assert batch.token_rewards[rows].sum().item() == pytest.approx(part.score)
         assert batch.token_rewards[rows][:-1].abs().sum().item() == 0.0  # all of it on the seat's last turn
     assert any(part.score and len(part.turns) > 1 for part in parts)
+
+
+def test_a_recipe_trains_both_seats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(trainer, "encode", lambda *args: seen.append(encode(*args)) or seen[-1])
+    settings = [
+        "env.id=turnwise/Negotiation-v0", 'env.params={"form": "price", "rounds": 4}', "env.train_split=self_play",
+        "env.train_tasks=8", "env.eval_tasks=8", "env.seats=2", "rl.steps=1",
+        "rl.tasks_per_step=3", "rl.samples_per_task=4", "sft.demos=24", "sft.agent=random", "sft.epochs=1",
+        'context={"goal": "never", "commands": true, "answer": "number", "max_action_tokens": 3, "max_tokens": 2048}',
+        "model.context=2048", "model.vocabulary=400", "engine.threads=1", "algorithm=rloo",
+    ]  # fmt: skip
+    recipe = override(recipes.load("toy"), parse_settings(settings))
+    done = trainer.train(recipe, tmp_path / "run")
+    (encoded,) = seen
+    assert len(encoded.trajectories) == 2 * 12 and done.after.tasks == 8
+    of_group: dict[int, set[float]] = {}
+    for t in encoded.trajectories:
+        of_group.setdefault(t.group, set()).update(turn.counts["seat"] for turn in t.turns)
+    assert sorted(of_group) == list(range(6)) and all(seats == {float(g % 2)} for g, seats in of_group.items())
+    with pytest.raises(RequestError, match=r"env.seats > 1, got reflect_retry"):
+        session.validate(override(recipe, {"rl.augmentor": "reflect_retry"}))

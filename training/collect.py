@@ -11,6 +11,7 @@ from ..agents.agent import Demonstrator, LLMAgent
 from ..agents.context import Renderer
 from ..agents.engine import Engine
 from ..agents.rollout import Episode, Pool, episode_seed, rollout
+from ..agents.seats import by_seat
 from ..agents.trajectory import Trajectory
 from . import sampler, session
 from .augment import demonstrations, expert_episodes, seated
@@ -76,6 +77,8 @@ class Collector:
         learned = [*seated(played, shown, rl.experts_replace), *retries, *lessons]
         learned += seated_anew(old, _next_group(learned))
         learned += alone(self.store.of_start(rl, seed, step), _next_group(learned))
+        if recipe.env.seats > 1:
+            learned = [part for t in learned for part in by_seat(t, recipe.env.seats)]
         return Collected(played, learned, told, metrics)
 
     async def _play(self, agent: LLMAgent, pool: Pool, rl: RLConfig, step: int) -> list[Trajectory]:
@@ -93,7 +96,10 @@ class Collector:
             chosen = order[drawn : drawn + rl.tasks_per_step - _groups(telling)]
             episodes = sampler.episodes(rl, recipe.seed, step, tasks, chosen, state, drawn)
             longest = self.learner.params.get("hbpo_longest", 4096)
-            played = await sampler.play(agent, episodes, pool, recipe.limits, rl, longest)
+            if recipe.env.seats > 1:
+                played = await rollout(session.seated(recipe, agent), episodes, pool, recipe.limits)
+            else:
+                played = await sampler.play(agent, episodes, pool, recipe.limits, rl, longest)
             drawn += len(chosen)
             signal = {t.group for t in played if _has_signal(t.group, played)}
             telling += [t for t in played if t.group in signal]

@@ -39,6 +39,11 @@ class EnvConfig(_Part):
     eval_split: str = "test"
     eval_tasks: int = Field(default=100, ge=1)
     eval_params: dict[str, Any] | None = Field(default=None, description="where held-out tasks differ; None: `params`")
+    seats: int = Field(
+        default=1,
+        ge=1,
+        description="self-play: seats that the policy plays, each learned from as an episode",
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="passed to the environment's class: what it lists and shows, ..."
     )

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..agents.agent import Demonstrator, LLMAgent
+from ..agents.agent import Agent, Demonstrator, LLMAgent
 from ..agents.context import Renderer
 from ..agents.engine import Engine, EngineError
 from ..agents.models import ScratchModel, build_model, build_tokenizer, load_policy, on_device
 from ..agents.rollout import Episode, episode_seed, rollout
+from ..agents.seats import SeatedAgent
 from ..agents.torch_engine import TorchEngine
 from ..agents.trajectory import Row, Trajectory
 from ..envs import registry
@@ -77,7 +78,8 @@ def validate(recipe: Recipe) -> None:
     needed = needs(algorithm, params)
     check(
         algorithm, params, samples_per_task=recipe.rl.samples_per_task, epochs=recipe.rl.epochs,
-        has_reference="ref_logp" in needed, has_critic="critic" in needed, layout=recipe.context.layout,
+        has_reference="ref_logp" in needed, has_critic="critic" in needed,
+        layout="windowed" if recipe.env.seats > 1 else recipe.context.layout,  # a seat's turn is a row
     )  # fmt: skip
     check_ordering(recipe.rewards, max_turns=max(t.max_turns for t in list_tasks(recipe).train))
     smallest = min(stage.train_tasks for stage in _stages(recipe.env))
@@ -86,6 +88,11 @@ def validate(recipe: Recipe) -> None:
             f"Expected rl.tasks_per_step <= env.train_tasks, got {recipe.rl.tasks_per_step} > {smallest}."
         )
     check_collect(recipe.rl)
+    if recipe.env.seats > 1 and (recipe.rl.augmentor, recipe.rl.replay, recipe.rl.experts) != ("none", "none", 0):
+        raise RequestError(
+            "Expected rl.augmentor=none, rl.replay=none and rl.experts=0 with env.seats > 1, got "
+            f"{recipe.rl.augmentor}, {recipe.rl.replay} and {recipe.rl.experts}: they know one seat only."
+        )
     _check_options(recipe.env)
     _check_sources(recipe, needed, params)
     passes = recipe.rl.epochs * recipe.rl.minibatches
@@ -212,7 +219,8 @@ def demo_episodes(recipe: Recipe, tasks: Sequence[Task], count: int) -> list[Epi
 async def listen(recipe: Recipe, tasks: Sequence[Task], pool: EnvPool) -> list[str]:
     """The exact texts that a policy will read and write, for the tokenizer."""
     agent = Demonstrator(recipe.sft.agent, recipe.context)
-    await rollout(agent, demo_episodes(recipe, tasks, max(recipe.sft.demos, LISTENING_EPISODES)), pool, recipe.limits)
+    episodes = demo_episodes(recipe, tasks, max(recipe.sft.demos, LISTENING_EPISODES))
+    await rollout(seated(recipe, agent), episodes, pool, recipe.limits)
     return [text for text in (*sorted(agent.heard), recipe.context.system) if text]
 
 
@@ -222,7 +230,8 @@ async def demonstrate(
 ) -> list[Row]:  # fmt: skip
     """Training rows of `count` demonstrations; an expert's lost episodes are left out."""
     agent = Demonstrator(recipe.sft.agent, recipe.context, renderer)
-    played = await rollout(agent, demo_episodes(recipe, tasks, count), pool, recipe.limits, on_end=on_end)
+    episodes = demo_episodes(recipe, tasks, count)
+    played = await rollout(seated(recipe, agent), episodes, pool, recipe.limits, on_end=on_end)
     kept = [t for t in played if not t.stop.is_error and (t.success or recipe.sft.agent == "random")]
     if not kept:
         raise RequestError(
@@ -280,6 +289,11 @@ def make_engine(recipe: Recipe, model: PreTrainedModel, policy_folder: Path) -> 
 def make_agent(recipe: Recipe, engine: Engine, renderer: Renderer, temperature: float) -> LLMAgent:
     """The LLM agent of a recipe."""
     return LLMAgent(engine, renderer, recipe.context, temperature)
+
+
+def seated(recipe: Recipe, agent: Agent) -> Agent:
+    """The agent in every seat of the game, where the recipe asks for self-play."""
+    return SeatedAgent(agent, name=agent.name) if recipe.env.seats > 1 else agent
 
 
 def sync(engine: Engine, model: PreTrainedModel, version: int) -> None:

@@ -104,7 +104,7 @@ def make_agent(
         folder = Path(tempfile.mkdtemp(prefix="turnwise-"))
         save_policy(folder, model, tokenizer)
     sampler = session.make_engine(recipe, model, folder)
-    return session.make_agent(recipe, sampler, Renderer(tokenizer), temperature), sampler
+    return session.seated(recipe, session.make_agent(recipe, sampler, Renderer(tokenizer), temperature)), sampler
 
 
 def _without_policy(
