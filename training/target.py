@@ -7,8 +7,8 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from ..envs.tools import ToolEnv
 from . import session
 from .config import EnvConfig, Recipe, build, override
 from .evaluation import Evaluation, evaluate
-from .evaluation.store import open_recorder
+from .evaluation.store import Recorder, open_recorder
 from .run import Run, task_keys
 
 SCRIPTED = ("expert", "random", "empty", "malformed")
@@ -200,30 +200,12 @@ async def evaluate_target(
     limits = recipe.limits.model_copy(update={"seconds": DAY_S}) if target == "human" else recipe.limits
     pool = EnvPool(workers=recipe.engine.env_workers, options=options_for(recipe, tasks[0].env))
     done = recorder.done if recorder else []
-    columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        bars = Progress(*columns, console=console, transient=True, disable=target == "human")
-        with bars as progress, recorder or nullcontext():
-            bar = progress.add_task("", total=len(tasks) * trials, completed=len(done))
-
-            def ended(trajectory: Trajectory) -> None:
-                progress.advance(bar)
-                if target == "human":
-                    console.print(f"\n{trajectory.stop.value} after {len(trajectory.turns)} turns", style="dim")
-                if recorder:
-                    recorder.add(trajectory)
-
+        with _watched(target, console, recorder, len(tasks) * trials) as ended, recorder or nullcontext():
             result = await evaluate(
-                agent,
-                tasks,
-                pool,
-                trials=trials,
-                seed=seed,
-                limits=limits,
-                on_end=ended,
-                done=done,
+                agent, tasks, pool, trials=trials, seed=seed, limits=limits, on_end=ended, done=done,
                 concurrency=at_once(target, agent),
-            )
+            )  # fmt: skip
             if recorder:
                 recorder.finish(result.to_json())
             return result
@@ -231,3 +213,22 @@ async def evaluate_target(
         if sampler is not None:
             sampler.close()
         await pool.aclose()
+
+
+@contextmanager
+def _watched(
+    target: str, console: Console, recorder: Recorder | None, episodes: int
+) -> Iterator[Callable[[Trajectory], None]]:
+    """What to call when an episode ends: a bar moves on and the episode is kept; a person is told how it ended."""
+    columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=target == "human") as progress:
+        bar = progress.add_task("", total=episodes, completed=len(recorder.done) if recorder else 0)
+
+        def ended(trajectory: Trajectory) -> None:
+            progress.advance(bar)
+            if target == "human":
+                console.print(f"\n{trajectory.stop.value} after {len(trajectory.turns)} turns", style="dim")
+            if recorder:
+                recorder.add(trajectory)
+
+        yield ended
