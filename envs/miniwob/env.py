@@ -18,7 +18,8 @@ _BEGIN = """seed => {
     Math.seedrandom(seed);
     core.EPISODE_MAX_TIME = 1e9;
     core.startEpisodeReal();
-    for (const id of ['reward-display', 'click-canvas', 'sync-task-cover']) document.getElementById(id)?.remove();
+    for (const id of ['reward-display', 'click-canvas', 'sync-task-cover'])  // hidden: the end of a task writes there
+        document.getElementById(id)?.style.setProperty('display', 'none', 'important');
     const said = core.getUtterance();
     return typeof said === 'string' ? said : said.utterance;
 }"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 
 from ...accessibility import Element
 from .clicks import COLOURS
@@ -140,42 +141,44 @@ def copy_text(page: Page) -> str:
     return submit(page) if target.value == source.value else write(target, source.value)
 
 
+def _handles(page: Page) -> list[tuple[Element, int]]:
+    """The handles of sliders and the values below them."""
+    items = page.items
+    return [(each, int(str(items[at + 1]))) for at, each in enumerate(items)
+            if isinstance(each, Element) and ".ui-slider-handle" in each.look.split()]  # fmt: skip
+
+
 def sliders(page: Page, wanted: list[int]) -> str | None:
     """Move the handles one after the other; None when all are where they should be.
 
-    End and Home tell the range, of which PageUp and PageDown are a fifth.
+    Every slider of a page has the range of the first, which End and Home show.
     """
-    items = page.items
-    handles = [at for at, each in enumerate(items) if isinstance(each, Element) and ".ui-slider-handle" in each.look]
-    for order, (at, goal) in enumerate(zip(handles, wanted, strict=True)):
-        handle, value = items[at], int(str(items[at + 1]))
-        assert isinstance(handle, Element)
-        if value == goal:
-            continue
-        seen = _ends(page, order)
+    ends: dict[str, int] = {}
+    handles = _handles(page)
+    for (shown, action), after in zip(page.past, [*(each for each, _ in page.past[1:]), page.shown], strict=False):
         for key in ("End", "Home"):
-            if key not in seen:
-                return press(handle, key)
-        page_size = (seen["End"] - seen["Home"]) // 5
-        up = goal > value
-        if abs(goal - value) > page_size / 2 and seen["Home"] <= value + (page_size if up else -page_size) <= seen["End"]:
-            return press(handle, "PageUp" if up else "PageDown")
-        return press(handle, "ArrowUp" if up else "ArrowDown")
+            if action == press(_handles(Page(page.goal, shown))[0][0], key):
+                ends[key] = _handles(Page(page.goal, after))[0][1]
+    for (handle, value), goal in zip(handles, wanted, strict=True):
+        if value != goal:
+            missing = [key for key in ("End", "Home") if key not in ends]
+            return press(handles[0][0], missing[0]) if missing else press(handle, _key(value, goal, **ends))
     return None
 
 
-def _ends(page: Page, order: int) -> dict[str, int]:
-    """Where a handle was after End and after Home."""
-    found: dict[str, int] = {}
-    shown = [*(each for each, _ in page.past), page.shown]
-    for (before, action), after in zip(page.past, shown[1:], strict=True):
-        handles = [each for each in before.elements if ".ui-slider-handle" in each.look]
-        for key in ("End", "Home"):
-            if action == press(handles[order], key):
-                items = Page(page.goal, after).items
-                at = [i for i, e in enumerate(items) if isinstance(e, Element) and ".ui-slider-handle" in e.look][order]
-                found[key] = int(str(items[at + 1]))
-    return found
+def _key(value: int, goal: int, End: int, Home: int) -> str:
+    """The first key of a shortest way to `goal`; a page is a fifth of the range."""
+    page = (End - Home) // 5
+    steps = {"ArrowUp": 1, "ArrowDown": -1, "PageUp": page, "PageDown": -page, "End": End - Home, "Home": Home - End}
+    reached, waiting = {value: ""}, deque([value])
+    while goal not in reached:
+        at = waiting.popleft()
+        for key, step in steps.items():
+            place = min(max(at + step, Home), End)
+            if place not in reached:
+                reached[place] = reached[at] or key
+                waiting.append(place)
+    return reached[goal]
 
 
 def slider(page: Page) -> str:
