@@ -77,7 +77,7 @@ class Element(NamedTuple):
 
     number: int
     role: str
-    """Chromium's role, `clickable` for other elements that listen to clicks or take the focus, `shape` for parts of drawings."""
+    """Chromium's role, `clickable` for others that listen to clicks or take focus, `shape` for parts of drawings."""
     name: str
     value: str
     node: int

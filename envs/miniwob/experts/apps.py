@@ -31,7 +31,7 @@ def forwarded_email(page: Page) -> str:
     if found is None:
         raise EnvError(f"Expected a sender in {page.goal!r}.")
     sender = found["a"] or found["b"]
-    people = {each for each in page.past[0][0].text.splitlines()} if page.past else set(page.text.splitlines())
+    people = (page.past[0][0] if page.past else page.shown).text.splitlines()
     others = [word for word in re.findall(r"[\w-]+", page.goal) if word in people and word != sender]
     return _send(page, sender, "Forward", (others or [sender])[0])
 

@@ -15,6 +15,7 @@ COLOURS = {
 }  # fmt: skip
 """Red, green and blue of the web's colours."""
 _SHAPES = {"rect": "rectangle", "polygon": "triangle", "circle": "circle"}
+_KINDS = ("rectangle", "circle", "triangle", "letter", "digit")
 
 
 def only_button(page: Page) -> str:
@@ -139,9 +140,8 @@ def count_shapes(page: Page) -> str:
 
 
 def kind_of_shape(page: Page) -> str:
-    names = _words(page.find("shape"))
-    known = {"rectangle": "Rectangle", "circle": "Circle", "triangle": "Triangle", "letter": "Letter", "digit": "Number"}
-    return submit(page, next(button for word, button in known.items() if word in names))
+    kind = next(word for word in _KINDS if word in _words(page.find("shape")))
+    return submit(page, "Number" if kind == "digit" else kind.capitalize())
 
 
 EXPERTS: dict[str, Expert] = {

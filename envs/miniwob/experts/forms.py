@@ -161,20 +161,22 @@ def sliders(page: Page, wanted: list[int]) -> str | None:
                 ends[key] = _handles(Page(page.goal, after))[0][1]
     for (handle, value), goal in zip(handles, wanted, strict=True):
         if value != goal:
-            missing = [key for key in ("End", "Home") if key not in ends]
-            return press(handles[0][0], missing[0]) if missing else press(handle, _key(value, goal, **ends))
+            for key in ("End", "Home"):
+                if key not in ends:
+                    return press(handles[0][0], key)
+            return press(handle, _key(value, goal, ends["Home"], ends["End"]))
     return None
 
 
-def _key(value: int, goal: int, End: int, Home: int) -> str:
+def _key(value: int, goal: int, low: int, high: int) -> str:
     """The first key of a shortest way to `goal`; a page is a fifth of the range."""
-    page = (End - Home) // 5
-    steps = {"ArrowUp": 1, "ArrowDown": -1, "PageUp": page, "PageDown": -page, "End": End - Home, "Home": Home - End}
+    page, whole = (high - low) // 5, high - low
+    steps = {"ArrowUp": 1, "ArrowDown": -1, "PageUp": page, "PageDown": -page, "End": whole, "Home": -whole}
     reached, waiting = {value: ""}, deque([value])
     while goal not in reached:
         at = waiting.popleft()
         for key, step in steps.items():
-            place = min(max(at + step, Home), End)
+            place = min(max(at + step, low), high)
             if place not in reached:
                 reached[place] = reached[at] or key
                 waiting.append(place)
@@ -212,7 +214,7 @@ def autocomplete(page: Page) -> str:
     """Write the beginning, then click the suggestion that has the end."""
     first, last = (*page.quoted(), "")[:2]
     field = page.find("textbox")
-    if field.value.startswith(first) and field.value.endswith(last) and any(e.role == "clickable" for e in page.clicked()):
+    if any(each.role == "clickable" for each in page.clicked()):
         return submit(page)
     found = [e for e in page.roles("clickable") if e.name.startswith(first) and e.name.endswith(last)]
     return click(found[0]) if found else write(field, first)

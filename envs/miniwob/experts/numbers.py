@@ -67,9 +67,10 @@ def generate(page: Page) -> str:
     limit = int((re.findall(r"\d+", page.goal) or ["0"])[0])
     number = re.search(r"^\d+$", page.text, re.MULTILINE)
     drawn = int(number[0]) if number else None
-    fits = {"less": lambda n: n < limit, "greater": lambda n: n > limit, "odd": lambda n: n % 2, "even": lambda n: not n % 2}
-    wanted = next(fits[word] for word in re.findall(r"\w+", page.goal) if word in fits)
-    return submit(page, "Submit" if drawn is not None and wanted(drawn) else "Generate")
+    if drawn is None:
+        return submit(page, "Generate")
+    fits = {"less": drawn < limit, "greater": drawn > limit, "odd": drawn % 2 == 1, "even": drawn % 2 == 0}
+    return submit(page, "Submit" if all(fits[word] for word in page.goal.split() if word in fits) else "Generate")
 
 
 def odd_or_even(page: Page) -> str:
@@ -86,7 +87,7 @@ def ascending(page: Page) -> str:
     if numbers:
         return click(numbers[0])
     places = {int(each.name): _across(each.look) for each in page.past[0][0].elements if each.role == "shape"}
-    hidden = sorted((each for each in page.roles("shape")), key=lambda each: _across(each.look))
+    hidden = sorted(page.roles("shape"), key=lambda each: _across(each.look))
     left = sorted(sorted(places)[-len(hidden) :], key=lambda number: places[number])
     return click(hidden[left.index(min(left))])
 
