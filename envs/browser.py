@@ -47,10 +47,12 @@ _CLEAN = """async () => {
     try { for (const {name} of await indexedDB.databases()) indexedDB.deleteDatabase(name) } catch { /* likewise */ }
     window.name = ''
 }"""
-_SETTLE = """async () => {
+_LEAVES = "!!window.leavesThisPage || document.readyState !== 'complete'"
+"""Another page is on its way, or here but not whole."""
+_SETTLE = f"""async () => {{
     for (let i = 0; i < 2; i++) await new Promise(done => setTimeout(done));
-    return !!window.leavesThisPage;
-}"""
+    return {_LEAVES};
+}}"""
 _AIM = """function () {
     const element = this.nodeType === 3 ? this.parentElement : this;
     element.scrollIntoViewIfNeeded?.(true);
@@ -339,7 +341,7 @@ class BrowserPage:
         if self._virtual:
             self.page.evaluate("ms => window.advanceVirtualClock?.(ms)", TICK_MS)
         try:
-            leaves = self.page.evaluate("!!window.leavesThisPage" if self._virtual else _SETTLE)
+            leaves = self.page.evaluate(_LEAVES if self._virtual else _SETTLE)
         except self._error as error:
             if "context was destroyed" not in str(error):
                 raise
@@ -353,8 +355,7 @@ class BrowserPage:
         end = time.monotonic() + TIMEOUT_MS / 1000
         while time.monotonic() < end:
             try:
-                if not self.page.evaluate("!!window.leavesThisPage"):
-                    self.page.wait_for_load_state("load")
+                if not self.page.evaluate(_LEAVES):
                     return
             except self._error as error:
                 if "context was destroyed" not in str(error):

@@ -7,8 +7,10 @@ import importlib.util
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +151,36 @@ def test_a_covered_element_is_clicked_all_the_same(page: BrowserPage, tmp_path: 
     shown = page.read()
     assert page.act(f"click[{shown.find('button', 'A').number}]", shown) == ""
     assert page.evaluate("document.body.textContent").strip().endswith("under")
+
+
+class Slowly(BaseHTTPRequestHandler):
+    """A page whose end comes later than its beginning."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<!doctype html><title>Slow</title><p>Beginning</p>" + b" " * 4096)
+        self.wfile.flush()
+        time.sleep(0.3)
+        self.wfile.write(b"<p>End</p>")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@needs_browser
+@pytest.mark.parametrize("virtual_clock", [False, True])
+def test_a_page_that_is_not_whole_is_waited_for(virtual_clock: bool) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slowly)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    page = BrowserPage(virtual_clock=virtual_clock)
+    page.open("about:blank")
+    page._guard(lambda: page.page.goto(f"http://127.0.0.1:{server.server_port}/", wait_until="commit"))
+    page._guard(page._settle)
+    assert page.read().text == "Beginning\nEnd"
+    page.close()
+    server.shutdown()
 
 
 @needs_browser

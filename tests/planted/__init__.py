@@ -1,8 +1,15 @@
 """Planted bugs, by what they are in."""
 
-from . import catalogue, core, environments, evaluation, sandbox
+from . import browser, catalogue, core, environments, evaluation, sandbox
 from .record import Mutant
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS = (*core.MUTANTS, *catalogue.MUTANTS, *environments.MUTANTS, *evaluation.MUTANTS, *sandbox.MUTANTS)
+MUTANTS = (
+    *browser.MUTANTS,
+    *core.MUTANTS,
+    *catalogue.MUTANTS,
+    *environments.MUTANTS,
+    *evaluation.MUTANTS,
+    *sandbox.MUTANTS,
+)
