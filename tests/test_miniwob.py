@@ -58,6 +58,7 @@ def test_scripted_experts_win() -> None:
 
 @needs_browser
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("split", ["validation", "test", "unseen"])
 def test_experts_win_every_held_out_task(split: str) -> None:
     env = make("MiniWoB")
