@@ -149,7 +149,9 @@ class _Reader:
         self.lines: list[str] = []
         self.elements: list[Element] = []
         self._texts: list[str] = []
-        self._block = -1
+        self._block = self._last_text = -1
+        kinds, values = self._document["nodes"]["nodeType"], self._document["nodes"]["nodeValue"]
+        self._spaces = {at for at, kind in enumerate(kinds) if kind == 3 and not self._strings[values[at]].strip()}
 
     def _read_dom(self) -> Iterator[tuple[int, _Dom]]:
         nodes = self._document["nodes"]
@@ -273,7 +275,9 @@ class _Reader:
         block = self._block_of(dom)
         if block != self._block:
             self.flush()
-        self._block = block
+        elif dom and not self._spaces.isdisjoint(range(self._last_text + 1, dom.index)):
+            self._texts.append(" ")  # the tree has such spaces at some times only
+        self._block, self._last_text = block, dom.index if dom else self._last_text
         self._texts.append(text)
 
     def _block_of(self, dom: _Dom | None) -> int:
