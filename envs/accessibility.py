@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from .errors import EnvError
 
 STYLES = ["background-color"]
-MAX_NAME_CHARS, MAX_ELEMENTS = 300, 600
+MAX_NAME_CHARS, MAX_VALUE_CHARS, MAX_ELEMENTS = 300, 3000, 600
 
 WIDGETS = frozenset(
     [
@@ -69,7 +69,7 @@ _INLINE = frozenset(
 )
 _NEVER = frozenset(("html", "body", "#document", "script", "style", "head", "form", "label"))
 _NO_COLOUR = "rgba(0, 0, 0, 0)"
-_STATES = ("checked", "selected", "pressed", "expanded", "disabled", "focused")
+_STATES = ("checked", "selected", "pressed", "expanded", "disabled", "readonly", "multiline", "focused")
 
 
 class Element(NamedTuple):
@@ -77,7 +77,7 @@ class Element(NamedTuple):
 
     number: int
     role: str
-    """Chromium's role, `clickable` for other elements that listen to clicks, `shape` for parts of drawings."""
+    """Chromium's role, `clickable` for others that listen to clicks or take focus, `shape` for parts of drawings."""
     name: str
     value: str
     node: int
@@ -92,7 +92,7 @@ class Element(NamedTuple):
         """`[3] button "Buy Now" (disabled)`"""
         parts = [f"[{self.number}]", self.look if self.role == "shape" else f"{self.role} {self.look}".strip()]
         parts += [quoted(self.name)] if self.name else []
-        parts += [f"value={quoted(self.value)}"] if self.value else []
+        parts += [f"value={quoted(self.value, MAX_VALUE_CHARS)}"] if self.value else []
         parts += [f"({', '.join(self.states)})"] if self.states else []
         parts += ["options: " + " | ".join(quoted(option) for option in self.options)] if self.options else []
         return " ".join(parts)
@@ -129,10 +129,10 @@ def describe(tree: dict[str, Any], snapshot: dict[str, Any]) -> PageText:
     return PageText("\n".join(reader.lines), tuple(reader.elements))
 
 
-def quoted(text: str) -> str:
-    """In double quotes, on one line, at most `MAX_NAME_CHARS` characters."""
+def quoted(text: str, limit: int = MAX_NAME_CHARS) -> str:
+    """In double quotes, on one line, at most `limit` characters."""
     text = " ".join(text.split())
-    return '"' + (text if len(text) <= MAX_NAME_CHARS else text[: MAX_NAME_CHARS - 1] + "…") + '"'
+    return '"' + (text if len(text) <= limit else text[: limit - 1] + "…") + '"'
 
 
 class _Reader:
@@ -149,7 +149,9 @@ class _Reader:
         self.lines: list[str] = []
         self.elements: list[Element] = []
         self._texts: list[str] = []
-        self._block = -1
+        self._block = self._last_text = -1
+        kinds, values = self._document["nodes"]["nodeType"], self._document["nodes"]["nodeValue"]
+        self._spaces = {at for at, kind in enumerate(kinds) if kind == 3 and not self._strings[values[at]].strip()}
 
     def _read_dom(self) -> Iterator[tuple[int, _Dom]]:
         nodes = self._document["nodes"]
@@ -169,7 +171,7 @@ class _Reader:
                 self._read_drawing(svg)
         elif dom and dom.tag not in _NEVER and role in WIDGETS and not node.get("ignored"):
             self._read_widget(node, role, dom)
-        elif dom and dom.clickable and dom.laid_out and dom.tag not in _NEVER:
+        elif dom and dom.laid_out and dom.tag not in _NEVER and (dom.clickable or _focusable(node)):
             self._read_clickable(node, named)
         elif role in ("row", "LayoutTableRow") and not named and self._is_plain(node):
             self._write(" | ".join(filter(None, (self._text(child) for child in self._children(node)))))
@@ -205,7 +207,8 @@ class _Reader:
         text = self._text(node)
         whole = len(text) <= MAX_NAME_CHARS // 3 and self._is_plain(node)
         look = "" if whole and text else self._look(self._dom[node["backendDOMNodeId"]].index)
-        self._add(Element(0, "clickable", text if whole else "", "", node["backendDOMNodeId"], look=look))
+        name = text if whole else ""
+        self._add(Element(0, "clickable", name, "", node["backendDOMNodeId"], _states(node), look=look))
         self._below(node, named or whole)
 
     def read_other_drawings(self) -> None:
@@ -272,7 +275,9 @@ class _Reader:
         block = self._block_of(dom)
         if block != self._block:
             self.flush()
-        self._block = block
+        elif dom and not self._spaces.isdisjoint(range(self._last_text + 1, dom.index)):
+            self._texts.append(" ")  # the tree has such spaces at some times only
+        self._block, self._last_text = block, dom.index if dom else self._last_text
         self._texts.append(text)
 
     def _block_of(self, dom: _Dom | None) -> int:
@@ -301,7 +306,7 @@ class _Reader:
         """Nothing below it can be acted upon."""
         for each in self._all_below(node):
             dom = self._dom.get(each.get("backendDOMNodeId", -1))
-            listens = dom and (dom.tag == "svg" or (dom.clickable and dom.tag != "label"))
+            listens = dom and (dom.tag == "svg" or (dom.clickable and dom.tag != "label") or _focusable(each))
             if _value(each, "role") in WIDGETS or (listens and _value(each, "role") != "StaticText"):
                 return False
         return True
@@ -309,6 +314,12 @@ class _Reader:
 
 def _value(node: dict[str, Any], field: str) -> str:
     return str(node.get(field, {}).get("value", ""))
+
+
+def _focusable(node: dict[str, Any]) -> bool:
+    """The keyboard reaches it, and it is no part of a text that is being edited."""
+    found = {each["name"]: each["value"].get("value") for each in node.get("properties", ())}
+    return found.get("focusable") is True and "editable" not in found
 
 
 def _states(node: dict[str, Any]) -> tuple[str, ...]:

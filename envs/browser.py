@@ -26,9 +26,11 @@ FLAGS = (
 )  # fmt: skip
 """The last one keeps every page from reaching beyond this machine."""
 KEYS = ("Enter", "Tab", "Escape", "Backspace", "Delete", "Space", "ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight",
-        "Home", "End", "PageUp", "PageDown", "Control+A", "Control+C", "Control+V", "Control+X")  # fmt: skip
+        "Home", "End", "PageUp", "PageDown", "Control+A", "Control+C", "Control+V", "Control+X", "Shift+ArrowLeft",
+        "Shift+ArrowRight", "Control+ArrowLeft", "Control+ArrowRight", "Control+Shift+ArrowLeft",
+        "Control+Shift+ArrowRight")  # fmt: skip
 USAGE = (
-    "Write click[3], type[3][words], select[3][option], press[Enter] or press[3][Enter], "
+    "Write click[3], hover[3], type[3][words], select[3][option], press[Enter], press[3][Enter] or scroll[3][down], "
     "where 3 is the number of an element."
 )
 TICK_MS = 500
@@ -36,7 +38,7 @@ TICK_MS = 500
 TIMEOUT_MS = 15_000
 
 _CLOCK = Path(__file__).with_name("virtual_clock.js")
-_ACTION = re.compile(r"(click|type|select|press)\s*\[([^\]]*)\](?:\s*\[(.*)\])?", re.IGNORECASE)
+_ACTION = re.compile(r"(click|hover|type|select|press|scroll)\s*\[([^\]]*)\](?:\s*\[(.*)\])?", re.IGNORECASE)
 _WATCH = """window.navigation?.addEventListener('navigate', event => {
     if (!event.destination.sameDocument) window.leavesThisPage = true;
 })"""
@@ -45,10 +47,12 @@ _CLEAN = """async () => {
     try { for (const {name} of await indexedDB.databases()) indexedDB.deleteDatabase(name) } catch { /* likewise */ }
     window.name = ''
 }"""
-_SETTLE = """async () => {
+_LEAVES = "!!window.leavesThisPage || document.readyState !== 'complete'"
+"""Another page is on its way, or here but not whole."""
+_SETTLE = f"""async () => {{
     for (let i = 0; i < 2; i++) await new Promise(done => setTimeout(done));
-    return !!window.leavesThisPage;
-}"""
+    return {_LEAVES};
+}}"""
 _AIM = """function () {
     const element = this.nodeType === 3 ? this.parentElement : this;
     element.scrollIntoViewIfNeeded?.(true);
@@ -63,6 +67,21 @@ _CLICK = """function () {
         if (name === 'pointerup') this.focus?.({preventScroll: true});
         this.dispatchEvent(new MouseEvent(name, {bubbles: true, cancelable: true, view: window, detail: 1}));
     }
+}"""
+_HOVER = """function () {
+    for (const name of ['pointerover', 'mouseover', 'mouseenter', 'mousemove'])
+        this.dispatchEvent(new MouseEvent(name, {bubbles: name !== 'mouseenter', cancelable: true, view: window}));
+}"""
+_SCROLL = """function (where) {
+    const scrolls = box => box.scrollHeight > box.clientHeight && /auto|scroll/.test(getComputedStyle(box).overflowY);
+    let box = this.nodeType === 3 ? this.parentElement : this;
+    while (box.parentElement && !scrolls(box)) box = box.parentElement;
+    const before = box.scrollTop, page = box.clientHeight, end = box.scrollHeight;
+    const places = {up: before - page, down: before + page, top: 0, bottom: end};
+    if (!(where in places)) return false;
+    const told = new Promise(done => addEventListener('scroll', done, {once: true, capture: true}));
+    box.scrollTop = places[where];
+    return box.scrollTop === before ? true : told.then(() => true);
 }"""
 _FOCUS = """function () {
     this.focus();
@@ -205,7 +224,7 @@ class BrowserPage:
         number = int(first) if first.isascii() and first.isdigit() and len(first) < 6 else 0
         if not 1 <= number <= len(shown.elements):
             return f"There is no element [{first[:20]}]. {USAGE}"
-        if (second is None) != (verb == "click"):
+        if (second is None) != (verb in ("click", "hover")):
             return USAGE
         return self._guard(lambda: self._do(verb, shown.elements[number - 1], second or ""))
 
@@ -252,16 +271,15 @@ class BrowserPage:
     def _do(self, verb: str, element: Element, text: str) -> str:
         handle = self._cdp.send("DOM.resolveNode", {"backendNodeId": element.node})["object"]["objectId"]
         aim = self._call(handle, _AIM)
-        if aim["disabled"] or not aim["connected"]:
+        if (aim["disabled"] and verb not in ("hover", "scroll")) or not aim["connected"]:
             return f"Element [{element.number}] is disabled or gone."
         if verb == "type" and (element.role not in FIELDS or aim["tag"] == "SELECT"):
             return f"Element [{element.number}] is a {element.role}, which takes no text."
         if verb == "select" and aim["tag"] != "SELECT":
             return f"Element [{element.number}] is a {element.role}, which has no options to select."
-        problem = {"click": self._click, "type": self._type, "select": self._select, "press": self._press_on}[verb](
-            handle, aim, text
-        )
-        return problem or self._settle()
+        doing = {"click": self._click, "hover": self._hover, "type": self._type, "select": self._select,
+                 "press": self._press_on, "scroll": self._scroll}  # fmt: skip
+        return doing[verb](handle, aim, text) or self._settle()
 
     def _click(self, handle: str, aim: dict[str, Any], text: str) -> str:
         if aim["tag"] == "SELECT":  # its list would open in a window that is not part of the page
@@ -271,6 +289,18 @@ class BrowserPage:
         else:  # covered by something else, as buttons of some tasks are, or without a box
             self._call(handle, _CLICK)
         return ""
+
+    def _hover(self, handle: str, aim: dict[str, Any], text: str) -> str:
+        if aim["hit"]:
+            self.page.mouse.move(aim["x"], aim["y"])
+        else:
+            self._call(handle, _HOVER)
+        return ""
+
+    def _scroll(self, handle: str, aim: dict[str, Any], text: str) -> str:
+        """Scroll the element, or what it lies in, and wait until the page has been told."""
+        done = self._call(handle, _SCROLL, text.strip().lower())
+        return "" if done else f"Expected up, down, top or bottom, got {text[:80]!r}."
 
     def _type(self, handle: str, aim: dict[str, Any], text: str) -> str:
         if aim["type"] in ("date", "time", "month", "week", "datetime-local", "color", "range"):
@@ -311,7 +341,7 @@ class BrowserPage:
         if self._virtual:
             self.page.evaluate("ms => window.advanceVirtualClock?.(ms)", TICK_MS)
         try:
-            leaves = self.page.evaluate("!!window.leavesThisPage" if self._virtual else _SETTLE)
+            leaves = self.page.evaluate(_LEAVES if self._virtual else _SETTLE)
         except self._error as error:
             if "context was destroyed" not in str(error):
                 raise
@@ -325,8 +355,7 @@ class BrowserPage:
         end = time.monotonic() + TIMEOUT_MS / 1000
         while time.monotonic() < end:
             try:
-                if not self.page.evaluate("!!window.leavesThisPage"):
-                    self.page.wait_for_load_state("load")
+                if not self.page.evaluate(_LEAVES):
                     return
             except self._error as error:
                 if "context was destroyed" not in str(error):
@@ -336,7 +365,7 @@ class BrowserPage:
 
     def _call(self, handle: str, function: str, *arguments: Any) -> Any:
         answer = self._cdp.send("Runtime.callFunctionOn", {
-            "objectId": handle, "functionDeclaration": function, "returnByValue": True,
+            "objectId": handle, "functionDeclaration": function, "returnByValue": True, "awaitPromise": True,
             "arguments": [{"value": value} for value in arguments],
         })  # fmt: skip
         if "exceptionDetails" in answer:

@@ -1,4 +1,4 @@
-"""Environments in a real Chromium: pages as text, actions, the shop beside its text game, MiniWoB++, faults."""
+"""Environments in a real Chromium: pages as text, actions, the shop beside its text game, faults."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import importlib.util
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from turnwise.agents.agent import ScriptedAgent
 from turnwise.agents.rollout import Episode, rollout
-from turnwise.envs import EnvError, RequestError, Task, UnknownName, browser, env_class, make, register, spec, tasks
+from turnwise.envs import EnvError, RequestError, browser, env_class, make, register, spec, tasks
 from turnwise.envs.browser import BrowserPage
 from turnwise.envs.check import check_env
 from turnwise.envs.core import StopReason
@@ -35,8 +37,11 @@ PAGE = """<!doctype html><title>Test</title>
 <div id="said" class="note">nothing</div><div style="display: none">hidden</div>
 <table><tr><td>Color</td><td>red</td></tr></table>
 <input type="date" aria-label="day"><textarea aria-label="notes"></textarea>
-<div onclick="this.textContent += '!'">Ring</div>
+<div onclick="this.textContent += '!'" onmouseover="document.querySelector('#said').textContent = 'over'">Ring</div>
+<div tabindex="0" class="knob"></div>
 <svg width="40" height="20"><g><circle cx="9" cy="9" r="5" fill="red"/></g><text x="20" y="9">T</text></svg>
+<textarea aria-label="terms" disabled rows="2" cols="2" onscroll="document.querySelector('#said').textContent =
+  scrollTop ? 'below' : 'above'">1 2 3 4 5 6 7 8 9</textarea>
 <script>addEventListener('keyup', e => { document.querySelector('#said').textContent = e.key })</script>"""
 SHOWN = """Order here
 Two words
@@ -49,10 +54,12 @@ Name
 nothing
 Color | red
 [6] Date "day"
-[7] textbox "notes"
+[7] textbox "notes" (multiline)
 [8] clickable "Ring"
-[9] circle fill=red cx=9 cy=9 r=5
-[10] text x=20 y=9 "T\""""
+[9] clickable .knob
+[10] circle fill=red cx=9 cy=9 r=5
+[11] text x=20 y=9 "T"
+[12] textbox "terms" value="1 2 3 4 5 6 7 8 9" (disabled, multiline)"""
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +96,9 @@ def test_a_page_as_text(opened: BrowserPage) -> None:
         ("type[6][2015-01-05]", '[6] Date "day" value="2015-01-05"'),
         ("type[7][<b>[x]</b>]", 'value="<b>[x]</b>"'),
         ("click[8]", '[8] clickable "Ring!"'),
+        ("hover[8]", "\nover\n"),
+        ("press[9][a]", "[9] clickable .knob (focused)"),
+        ("scroll[12][ Bottom ]", "\nbelow\n"),
         ("press[7][Enter]", "\nEnter\n"),
         ("press[a]", "\na\n"),
     ],
@@ -104,7 +114,11 @@ def test_an_action_does_what_it_says(opened: BrowserPage, action: str, expected:
     [
         ("click", "no action here"),
         ("click[0]", r"no element \[0\]"),
-        ("click[11]", r"no element \[11\]"),
+        ("click[13]", r"no element \[13\]"),
+        ("hover[8][x]", "Write click"),
+        ("scroll[12]", "Write click"),
+        ("scroll[12][sideways]", "Expected up, down, top or bottom, got 'sideways'"),
+        ("click[12]", "disabled or gone"),
         ("click[٣]", r"no element"),
         ("click[5][x]", "Write click"),
         ("type[1]", "Write click"),
@@ -137,6 +151,36 @@ def test_a_covered_element_is_clicked_all_the_same(page: BrowserPage, tmp_path: 
     shown = page.read()
     assert page.act(f"click[{shown.find('button', 'A').number}]", shown) == ""
     assert page.evaluate("document.body.textContent").strip().endswith("under")
+
+
+class Slowly(BaseHTTPRequestHandler):
+    """A page whose end comes later than its beginning."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<!doctype html><title>Slow</title><p>Beginning</p>" + b" " * 4096)
+        self.wfile.flush()
+        time.sleep(0.3)
+        self.wfile.write(b"<p>End</p>")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@needs_browser
+@pytest.mark.parametrize("virtual_clock", [False, True])
+def test_a_page_that_is_not_whole_is_waited_for(virtual_clock: bool) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slowly)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    page = BrowserPage(virtual_clock=virtual_clock)
+    page.open("about:blank")
+    page._guard(lambda: page.page.goto(f"http://127.0.0.1:{server.server_port}/", wait_until="commit"))
+    page._guard(page._settle)
+    assert page.read().text == "Beginning\nEnd"
+    page.close()
+    server.shutdown()
 
 
 @needs_browser
@@ -264,104 +308,6 @@ def test_texts_of_products_and_visitors_run_nothing(monkeypatch: pytest.MonkeyPa
         assert env._browser.evaluate("window.owned") is None  # type: ignore[attr-defined]
         seen += observation
     assert info["success"] and seen.count("<script>window.owned = 1</script>") > 4
-    env.close()
-
-
-# ---- MiniWoB++ ----------------------------------------------------------------------------------------------------
-
-
-@needs_browser
-def test_every_page_of_the_wheel_is_in_one_kind_of_split() -> None:
-    from turnwise.envs.miniwob import names
-    from turnwise.envs.miniwob.experts import EXPERTS
-
-    seen, unseen, pointer = (set(names.split_names(split)) for split in ("train", "unseen", "pointer"))
-    assert (unseen, pointer) == (names.UNSEEN, names.POINTER)
-    assert not (seen & unseen or seen & pointer or unseen & pointer)
-    assert len(seen | unseen | pointer) == len(list(names.folder().glob("*.html"))) == 130
-    listed = {split: tasks("MiniWoB", split) for split in names.SEEDS}
-    assert {split: len(each) for split, each in listed.items()} == names.splits()
-    seeds = [{(task.params["name"], task.seed) for task in each} for each in listed.values()]
-    assert sum(map(len, seeds)) == len(set.union(*seeds)) == sum(names.splits().values())
-    assert not set(EXPERTS) & pointer and len(set(EXPERTS) & unseen) >= 5 and len(set(EXPERTS) & seen) >= 25
-
-
-@needs_browser
-def test_scripted_experts_win() -> None:
-    env = make("MiniWoB")
-    won = set()
-    for split in ("train", "unseen"):
-        for task in [task for task in tasks("MiniWoB", split, 40) if env.has_expert(task)]:
-            _, info = env.reset(options={"task": task})
-            while info["stop"] is None:
-                *_, info = env.step(env.expert())
-            assert info["success"], (task.params, task.seed, env.goal)
-            won.add(task.params["name"])
-    env.close()
-    assert len(won) >= 35
-
-
-@needs_browser
-@pytest.mark.slow
-def test_every_page_starts_and_is_the_same_again() -> None:
-    from turnwise.envs.miniwob import names
-
-    one, other = make("MiniWoB"), make("MiniWoB")
-    for split in ("train", "unseen", "pointer"):
-        for task in tasks("MiniWoB", split, len(names.split_names(split))):
-            rng = random.Random(task.key)
-            (first, info), (second, _) = (env.reset(options={"task": task}) for env in (one, other))
-            assert first == second and one.goal and one.goal == other.goal, task.params
-            for _ in range(4):
-                if info["stop"] is None and info["commands"]:
-                    action = rng.choice(info["commands"])
-                    left, right = one.step(action), other.step(action)
-                    assert left == right, (task.params, action)
-                    info = left[-1]
-    one.close()
-    other.close()
-
-
-@needs_browser
-def test_rewards_are_binary_and_time_stands_still() -> None:
-    env = make("MiniWoB")
-
-    def start(name: str, seed: int = 0, max_turns: int = 60) -> tuple[str, dict[str, Any]]:
-        return env.reset(options={"task": Task(env=env.id, seed=seed, params={"name": name}, max_turns=max_turns)})
-
-    start("click-test-2")
-    wrong = "TWO" if "ONE" in env.goal else "ONE"
-    shown = env._shown  # type: ignore[attr-defined]
-    *_, terminated, truncated, info = env.step(f"click[{shown.find('button', wrong).number}]")
-    assert (terminated, truncated, info["stop"], info["score"]) == (True, False, "failure", 0.0)
-    assert env.step("click[1]")[4]["score"] == 0.0
-
-    first, _ = start("chase-circle")
-    time.sleep(0.3)
-    assert env._browser.read().text == first  # type: ignore[attr-defined]  # it moves, but only when we act
-    assert env.step("press[a]")[0] != first
-
-    _, info = start("click-button", max_turns=40)
-    for _ in range(40):  # twenty seconds of the page's time; MiniWoB++ allows ten
-        *_, info = env.step("press[a]")
-    assert info["stop"] == "turn_limit"
-    env.close()
-
-
-@needs_browser
-def test_wrong_tasks_of_miniwob_are_refused() -> None:
-    with pytest.raises(UnknownName, match="Did you mean 'click-button'"):
-        tasks("MiniWoB", "train", names="click-buton")
-    with pytest.raises(UnknownName, match="split 'train' 'drag-box'"):
-        tasks("MiniWoB", "train", names="drag-box")
-    with pytest.raises(RequestError, match="max_turns"):
-        tasks("MiniWoB", "train", max_turns=0)
-    env = make("MiniWoB")
-    with pytest.raises(UnknownName, match="MiniWoB task"):
-        env.reset(options={"task": Task(env=env.id, params={"name": "../../../etc/passwd"})})
-    env.reset(options={"task": tasks("MiniWoB", "pointer", 1)[0]})
-    with pytest.raises(RequestError, match="scripted expert"):
-        env.expert()
     env.close()
 
 

@@ -18,7 +18,7 @@ def test_every_bug_can_still_be_planted(mutant):
     source = (mutants.ROOT / mutant.file).read_text()
     assert source.count(mutant.old) == 1
     compile(source.replace(mutant.old, mutant.new), mutant.file, "exec")
-    assert all((mutants.ROOT / "tests" / test).is_file() for test in mutant.tests)
+    assert all((mutants.ROOT / "tests" / test.split("::")[0]).is_file() for test in mutant.tests)
 
 
 @pytest.mark.parametrize("name", ["clip bounds swapped", "group mean is the global mean", "epo bonus lowers entropy"])

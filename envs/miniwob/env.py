@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from ..accessibility import PageText
 from ..browser import BrowserPage
 from ..core import State, TextEnv
 from ..errors import RequestError
 from ..task import Task
-from . import experts, names
+from . import names
+from .experts import EXPERTS, Page
 
 OVER = "The task is over."
 
@@ -16,7 +18,8 @@ _BEGIN = """seed => {
     Math.seedrandom(seed);
     core.EPISODE_MAX_TIME = 1e9;
     core.startEpisodeReal();
-    for (const id of ['reward-display', 'click-canvas', 'sync-task-cover']) document.getElementById(id)?.remove();
+    for (const id of ['reward-display', 'click-canvas', 'sync-task-cover'])  // hidden: the end of a task writes there
+        document.getElementById(id)?.style.setProperty('display', 'none', 'important');
     const said = core.getUtterance();
     return typeof said === 'string' ? said : said.utterance;
 }"""
@@ -49,27 +52,29 @@ class MiniWoBEnv(TextEnv):
 
     @classmethod
     def has_expert(cls, task: Task) -> bool:
-        return task.params.get("name") in experts.EXPERTS
+        return task.params.get("name") in EXPERTS
 
     def start(self, task: Task) -> State:
         self._browser.open(names.page_address(task.params.get("name", "")))
+        self._past: list[tuple[PageText, str]] = []
         self.goal = " ".join(str(self._browser.evaluate(_BEGIN, task.seed)).split())
         return self._state("")
 
     def act(self, action: str) -> State:
         if self.state.success or self.state.failure:
             return self.state._replace(observation=OVER, admissible=False)
+        self._past.append((self._shown, action))
         return self._state(self._browser.act(action, self._shown))
 
     def expert(self) -> str:
         assert self.task is not None
         name = self.task.params["name"]
-        if name not in experts.EXPERTS:
+        if name not in EXPERTS:
             raise RequestError(f"Expected a task with a scripted expert, got {name!r}. Those with one: "
-                               f"{', '.join(sorted(experts.EXPERTS))}.")  # fmt: skip
+                               f"{', '.join(sorted(EXPERTS))}.")  # fmt: skip
         if self.state.success or self.state.failure:
             return "press[Tab]"
-        return experts.EXPERTS[name](self.goal, self._shown)
+        return EXPERTS[name](Page(self.goal, self._shown, tuple(self._past)))
 
     def close(self) -> None:
         self._browser.close()

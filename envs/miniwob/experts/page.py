@@ -1,0 +1,119 @@
+"""What an expert may know: the instruction, what the page shows, and what it saw and did before."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from ...accessibility import Element, PageText
+from ...errors import EnvError
+
+
+class Page(NamedTuple):
+    """A task as its agent sees it."""
+
+    goal: str
+    shown: PageText
+    past: tuple[tuple[PageText, str], ...] = ()
+    """What was shown before each action of this episode, and the action."""
+
+    @property
+    def text(self) -> str:
+        return self.shown.text
+
+    @property
+    def items(self) -> list[str | Element]:
+        """The lines in turn, those of elements as elements."""
+        found: list[str | Element] = []
+        elements = list(self.shown.elements)
+        for line in self.text.splitlines():
+            found.append(elements.pop(0) if elements and line.startswith(f"[{elements[0].number}] ") else line)
+        return found
+
+    def quoted(self) -> list[str]:
+        """What the instruction has in double quotes."""
+        return re.findall(r'"([^"]*)"', self.goal)
+
+    def asked(self, pattern: str) -> str:
+        """The first group of a pattern in the instruction."""
+        found = re.search(pattern, self.goal)
+        if found is None:
+            raise EnvError(f"Expected {pattern!r} in the instruction, got {self.goal!r}.")
+        return found[1]
+
+    def find(self, role: str, name: str | None = None) -> Element:
+        return self.shown.find(role, name)
+
+    def roles(self, *roles: str) -> list[Element]:
+        return [element for element in self.shown.elements if element.role in roles]
+
+    def named(self, name: str, role: str = "clickable") -> list[Element]:
+        return [element for element in self.shown.elements if (element.role, element.name) == (role, name)]
+
+    def looking(self, *classes: str) -> list[Element]:
+        """The elements that have all of these classes."""
+        return [e for e in self.shown.elements if {f".{name}" for name in classes} <= set(e.look.split())]
+
+    def blocks(self, wanted: Callable[[str], bool]) -> list[list[Element]]:
+        """For each line of text that is `wanted`: the elements between it and the next line of text after elements."""
+        found: list[list[Element]] = []
+        inside = False
+        for each in self.items:
+            if isinstance(each, Element):
+                found[-1:] = [[*found[-1], each]] if inside else found[-1:]
+            elif wanted(each):
+                found.append([])
+                inside = True
+            elif inside and found[-1]:
+                inside = False
+        return found
+
+    def after(self, wanted: Callable[[str], bool]) -> list[Element]:
+        """The first of `blocks`; empty where there is none."""
+        return next(iter(self.blocks(wanted)), [])
+
+    def clicked(self) -> list[Element]:
+        """What was clicked so far."""
+        found: list[Element] = []
+        for shown, action in self.past:
+            number = re.fullmatch(r"click\[(\d+)\]", action)
+            found += [shown.elements[int(number[1]) - 1]] if number else []
+        return found
+
+
+Expert = Callable[[Page], str]
+"""The next action of an episode."""
+
+
+def click(element: Element) -> str:
+    return f"click[{element.number}]"
+
+
+def write(element: Element, text: str) -> str:
+    return f"type[{element.number}][{text}]"
+
+
+def press(element: Element, key: str) -> str:
+    return f"press[{element.number}][{key}]"
+
+
+def submit(page: Page, name: str = "Submit") -> str:
+    return click(page.find("button", name))
+
+
+def fill(page: Page, texts: Iterable[str], then: str = "Submit", hidden: tuple[int, ...] = ()) -> str:
+    """Write the texts into the fields one after the other, then click a button; `hidden`: fields that show bullets."""
+    for index, (field, text) in enumerate(zip(page.roles("textbox"), texts, strict=False)):
+        if field.value != ("•" * len(text) if index in hidden else text):
+            return write(field, text)
+    return submit(page, then)
+
+
+def background(element: Element) -> tuple[int, int, int]:
+    """Red, green and blue of what lies behind an element."""
+    found = re.search(r"background=rgb\((\d+),(\d+),(\d+)\)", element.look)
+    if found is None:
+        raise EnvError(f"Expected an element with a background, got {element.line()}.")
+    red, green, blue = (int(each) for each in found.groups())
+    return red, green, blue
