@@ -6,7 +6,12 @@ from collections.abc import Iterator
 
 import gymnasium
 import pytest
+from hypothesis import settings
 from turnwise.envs import registry
+
+# No test asserts how long something takes: a machine that others use is slow at any moment.
+settings.register_profile("turnwise", deadline=None)
+settings.load_profile("turnwise")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -87,6 +87,7 @@ def create_app(root: Path, host: str = "127.0.0.1") -> FastAPI:
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     _add_runs(app, site)
     _add_episodes(app, site)
+    _add_groups(app, site)
     return app
 
 
@@ -153,7 +154,7 @@ def _run_data(found: folders.Found, chosen: list[str]) -> dict[str, Any]:
 
 
 def _add_episodes(app: FastAPI, site: Site) -> None:
-    """Browser, reader and group."""
+    """Browser and reader."""
 
     @app.get("/episodes")
     def browse(request: Request, run: str, after: Id = 0, before: Id | None = None) -> Response:
@@ -183,6 +184,10 @@ def _add_episodes(app: FastAPI, site: Site) -> None:
             request, "episode", name=run, episode=shown, turns=turns, parts=by_part, near=near, query=chosen.query(),
             readable=text is not None, shades=_shades(turns),
         )  # fmt: skip
+
+
+def _add_groups(app: FastAPI, site: Site) -> None:
+    """Episodes of one task: side by side, and as a tree."""
 
     @app.get("/group")
     def group(request: Request, run: str, id: Id) -> Response:
