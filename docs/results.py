@@ -23,9 +23,7 @@ Written by `docs/results.py` from the cards in `docs/cards/`: every number here 
 when it ended. Do not edit. A card holds the whole recipe, so that the run can be repeated; lists of task keys are kept
 as their number and SHA-256.
 """
-TRAINED = (
-    "| recipe | environment | algorithm | engine | seed | held-out tasks | before RL | after RL | difference, points |"
-)
+TRAINED = "| recipe | environment | algorithm | engine | seed | held-out tasks | before RL | after RL | difference |"
 EVALUATED = "| target | environment | split | tasks | trials | success | score | turns |"
 
 
@@ -34,6 +32,7 @@ def add(folder: Path, name: str = "") -> Path:
     card = json.loads((folder / "card.json").read_text())
     if "results" not in card:
         raise SystemExit(f"Expected the card of a finished run in {folder}, got one without results.")
+    card.pop("platform", None)  # the kernel's name tells readers nothing
     for key in KEY_LISTS:
         if key in card:
             card[key] = digest(card[key])

@@ -7,7 +7,7 @@ from ...agents.models import ScratchModel
 from ..config import EngineConfig, EnvConfig, Recipe, RLConfig, SFTConfig
 
 
-def _recipe(name: str, env: EnvConfig, demos: int, rl: RLConfig) -> Recipe:
+def _recipe(name: str, env: EnvConfig, sft: SFTConfig, rl: RLConfig) -> Recipe:
     return Recipe(
         name=name,
         env=env,
@@ -15,15 +15,23 @@ def _recipe(name: str, env: EnvConfig, demos: int, rl: RLConfig) -> Recipe:
         model=ScratchModel(vocabulary=1500, context=3072),
         rewards={"outcome": 1.0, "progress": 0.5},
         algorithm="gigpo",
-        params={"normalize": False, "beta": 0.0, "epo_lambda": 0.01, "epo_kappa_l": 0.5},
-        sft=SFTConfig(demos=demos, lr=4e-3, batch_tokens=2048),
+        params={
+            "normalize": False, "beta": 0.0, "epo_lambda": 0.01, "epo_kappa_l": 0.5, "entropy_coef": 0.01,
+        },
+        sft=sft,
         rl=rl,
         engine=EngineConfig(threads=1),
-    )
+    )  # fmt: skip
 
 
 def servicedesk_small() -> Recipe:
-    """Tool calls at a service desk: two kinds of request, a decision tree each, one policy known by its number."""
+    """Tool calls at a service desk: two kinds of request, a decision tree each, one policy known by its number.
+
+    Obtained with `turnwise train servicedesk_small --set engine.kind=vllm` (seed 0, 2 busy cores): held-out success
+    57.0 % [50.1, 63.7] after imitation, 57.0 % after 20 RL steps, paired difference 0.0 points [-1.0, +1.0] on 200
+    tasks: the procedure is imitated without a fault, and RL does not find what the decision depends on. With
+    `sft.demos=300` imitation alone reaches 99.5 % [97.2, 99.9].
+    """
     env = EnvConfig(
         id="turnwise/ServiceDesk-v0",
         params={"depth": 1, "categories": 2, "customers": 1, "policy": 5, "policy_text": "id"},
@@ -31,15 +39,22 @@ def servicedesk_small() -> Recipe:
         train_tasks=1000,
         eval_tasks=200,
     )
-    return _recipe("servicedesk_small", env, 120, RLConfig(steps=24, tasks_per_step=16, samples_per_task=6, lr=6e-4))
+    rl = RLConfig(steps=20, tasks_per_step=16, samples_per_task=6, lr=6e-4)
+    return _recipe("servicedesk_small", env, SFTConfig(demos=70, lr=4e-3, batch_tokens=2048), rl)
 
 
 def shop_small() -> Recipe:
-    """The text shop: 100 products, one attribute and one option asked for; WebShop's reward beside strict success."""
+    """The text shop with 100 products, one attribute asked for; imitates random play, so what it can do it has from RL.
+
+    Obtained with `turnwise train shop_small` (seed 0, 2 busy cores, torch engine, 15 minutes): held-out success 5.0 %
+    [2.7, 9.0] before RL, 43.0 % [36.3, 49.9] after, paired difference +38.0 points [+29.9, +46.1] on 200 tasks whose
+    products and wordings training does not have.
+    """
     env = EnvConfig(
         id="turnwise/Shop-v0",
-        params={"products": 100, "attributes": 1, "options": 1, "max_turns": 10},
+        params={"products": 100, "attributes": 1, "options": 0, "max_turns": 8},
         train_tasks=2000,
         eval_tasks=200,
     )
-    return _recipe("shop_small", env, 1500, RLConfig(steps=24, tasks_per_step=16, samples_per_task=6, lr=6e-4))
+    rl = RLConfig(steps=24, tasks_per_step=12, samples_per_task=8, lr=1e-3)
+    return _recipe("shop_small", env, SFTConfig(demos=200, agent="random", lr=2e-3, batch_tokens=2048), rl)
