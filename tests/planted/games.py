@@ -135,8 +135,8 @@ MUTANTS = (
     Mutant(
         "seats share a dialogue",
         "agents/seats.py",
-        'seat = int(info["seat"])',
-        'seat = int(info["seat"]) * 0',
+        'seat = int(info.get("seat", 0))',
+        "seat = 0",
         T_SEATS,
     ),
     Mutant(
