@@ -115,6 +115,8 @@ def _check_options(env: EnvConfig) -> None:
     taken = inspect.signature(registry.env_class(env.id)).parameters.values()
     known = [p.name for p in taken if p.kind is not p.VAR_KEYWORD and p.name not in ("split", "render_mode")]
     for name in env.options:
+        if not known:
+            raise RequestError(f"Expected no env.options for {env.id}, whose class takes none, got {name!r}.")
         if name not in known:
             raise UnknownName(f"option of {env.id}", name, known)
 
