@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..envs.addresses import address, is_local
 from ..envs.errors import RequestError
 from .terminal import Json, Params, emit, err, listen, out
 
@@ -41,7 +42,6 @@ def serve(
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:
         raise RequestError(f"The server needs {', '.join(missing)}: pip install 'turnwise[serve]'.")
-    from ..envs.openenv.client import is_local
     from ..envs.openenv.served import Served
     from ..envs.openenv.server import create_app
     from .config import parse_settings
@@ -49,8 +49,7 @@ def serve(
     served = Served(env, tuple(split or ()), parse_settings(param or []))
     app = create_app(served, max_sessions, lease, host, expert)
     with listen(host, port) as listening:
-        name = f"[{host}]" if ":" in host else host
-        url = f"http://{name}:{listening.getsockname()[1]}"
+        url = address(host, listening)
         if not is_local(host):
             err.print(f"warning: whoever can reach {host} can play {served.spec.id} here", markup=False)
         if as_json:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack, suppress
-from ipaddress import ip_address
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
+from ..addresses import is_local
 from ..errors import DeadlineExceeded, EnvError, RequestError
 
 MAX_MESSAGE_BYTES = 1 << 26
@@ -93,14 +93,6 @@ def checked(url: Any) -> str:
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         raise RequestError(f"Expected the address of an OpenEnv server such as http://127.0.0.1:8000, got {url!r}.")
     return url.rstrip("/")
-
-
-def is_local(host: str) -> bool:
-    """Whether only this machine reaches the address."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def get(url: str, path: str, body: Any = None) -> Any:

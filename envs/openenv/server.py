@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import JSONResponse, Response
 
+from ..addresses import is_local
 from ..errors import RequestError, TurnwiseError, UnknownName
 from . import rpc, wire
-from .client import is_local
 from .served import Served
 from .sessions import Full, Session, Sessions
 

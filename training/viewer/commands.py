@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ...envs.addresses import address, is_local
 from ...envs.errors import RequestError
 from ..terminal import Json, emit, err, listen, out
 
@@ -37,11 +38,9 @@ def view(
     import uvicorn
 
     from .app import create_app
-    from .guard import is_local
 
     with listen(host, port) as listening:
-        name = f"[{host}]" if ":" in host else host
-        url = f"http://{name}:{listening.getsockname()[1]}/"
+        url = f"{address(host, listening)}/"
         if not is_local(host):
             err.print(f"warning: whoever can reach {host} can read what lies under {folder}", markup=False)
         if as_json:

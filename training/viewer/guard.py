@@ -6,6 +6,8 @@ import socket
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from ...envs.addresses import is_local
+
 HEADERS = {
     # Plotly puts style elements into the page; no script but our own files runs, so markup in a model's text could not.
     "Content-Security-Policy": (
@@ -16,14 +18,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-
-
-def is_local(host: str) -> bool:
-    """Whether only this machine reaches the address."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def allowed_host(header: str, bound: str) -> bool:
