@@ -76,13 +76,15 @@ class Dialogue:
         self._answered = True
         self._exchanges: list[tuple[str, str]] = []
         self._message = ""
+        self._commands: tuple[str, ...] | None = None
         self._given: tuple[int, ...] = ()
 
     def hear(self, observation: str, info: dict[str, Any]) -> tuple[tuple[int, ...], bool]:
         """Ids that the observation adds, and whether they begin a new context."""
         windowed = self.context.layout == "windowed"
         first = self.turn == 0 or windowed
-        self._message = self.context.message(observation, info["goal"], info["commands"], first)
+        self._message = self.context.message(observation, info["goal"], info["commands"], first, self._commands)
+        self._commands = info["commands"]
         added = self._open() if first else self.renderer.extend(self._message, self._answered)
         self.ids = [*added] if first else [*self.ids, *added]
         return added, first

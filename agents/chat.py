@@ -107,11 +107,13 @@ class _EndpointPlayer:
         system = agent.context.system
         self.messages = [{"role": "system", "content": system}] if system else []
         self.turn = 0
+        self.commands: tuple[str, ...] | None = None
         self.spent = 0.0
 
     async def answer(self, observation: str, info: dict[str, Any]) -> Answer:
         context = self.agent.context
-        text = context.message(observation, info["goal"], info["commands"], self.turn == 0)
+        text = context.message(observation, info["goal"], info["commands"], self.turn == 0, self.commands)
+        self.commands = info["commands"]
         self.messages.append({"role": "user", "content": text})
         if self.spent >= context.max_tokens:
             raise OutOfRoom(StopReason.CONTEXT_LIMIT)

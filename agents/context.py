@@ -38,7 +38,11 @@ class Context(BaseModel):
     history: int = Field(default=2, ge=0, description="windowed: earlier exchanges shown")
     system: str = Field(default="", description="system message")
     goal: Literal["never", "first", "every"] = Field(default="first", description="observations that repeat the goal")
-    commands: bool = Field(default=False, description="list the admissible commands; numbered for answer=number")
+    commands: bool | Literal["changed"] = Field(
+        default=False,
+        description="list the admissible commands, numbered for answer=number; changed: a transcript lists them only "
+        "where they differ from those of the turn before, which shortens episodes whose commands stay",
+    )
     terse: bool = Field(default=False, description="drop banners and articles: shorter for small models")
     answer: Literal["plain", "tags", "verbatim", "number"] = Field(
         default="plain",
@@ -59,12 +63,17 @@ class Context(BaseModel):
             raise ValueError("answer=number needs commands=true: the answer is the number of a listed command")
         return self
 
-    def message(self, observation: str, goal: str, commands: tuple[str, ...] | None, first: bool) -> str:
-        """The user message for one observation."""
+    def message(
+        self, observation: str, goal: str, commands: tuple[str, ...] | None, first: bool,
+        before: tuple[str, ...] | None = None,
+    ) -> str:  # fmt: skip
+        """The user message for one observation; `before` are the commands of the message before this one."""
         parts = [observation.strip()]
         if goal and (self.goal == "every" or (self.goal == "first" and first)):
             parts.append(f"Goal: {goal}")
-        if self.commands and commands is not None:
+        if self.commands == "changed" and not first and commands is not None and commands == before:
+            parts.append("Actions: as before")
+        elif self.commands and commands is not None:
             listed = [f"{i} {c}" for i, c in enumerate(commands, 1)] if self.answer == "number" else commands
             parts.append("Actions: " + ", ".join(listed))
         text = "\n".join(parts)

@@ -471,6 +471,15 @@ def test_verpo_weights() -> None:
     assert got[0, 3] > got[0, :3].sum(), "easier tests never outweigh a rare one"
 
 
+def test_verpo_weights_of_a_task_with_fewer_tests() -> None:
+    rates = torch.tensor([[1.0, 0.9, -1.0], [1.0, 0.9, 0.1]], dtype=torch.float64)
+    got = process.rarity_weights(rates, alpha=1.0, sigma=0.1, delta=0.0)
+    # exp(-1) / 1.60653 and exp(-.9) / 1.60653; delta 0 with a crowd of none must not divide by it
+    assert got.tolist()[0] == pytest.approx([0.22899, 0.25307, 0.0], abs=1e-5)
+    alone = process.rarity_weights(torch.tensor([[0.0, -1.0]]), alpha=1.0, sigma=1.0, delta=0.0)
+    assert alone.tolist() == [[1.0, 0.0]], "no other crowds a test that never passes"
+
+
 def test_verpo_fixture() -> None:
     # ten one-turn episodes; tests 1, 2 always pass, 3 in nine, 4 in one: the weights above
     tests = [[[1, 1, int(b > 0), int(b == 0)]] for b in range(10)]

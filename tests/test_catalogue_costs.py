@@ -269,6 +269,12 @@ def test_readers_of_environments_that_count() -> None:
     assert [by_token[i] for i, at in enumerate(row.turn) if at == 1] == [[1, 1]] * 3
     assert {tuple(by_token[i]) for i, at in enumerate(row.turn) if at < 0} == {(0, 0)}
     assert extract.extract(["tests"], [t], [(0, row)])["tests"].tolist() == [by_token]
+    more = t.model_copy(
+        update={"turns": tuple(u.model_copy(update={"counts": {**u.counts, "test_02": 1.0}}) for u in turns)}
+    )
+    mixed = extract.extract(["tests"], [t, more], [(0, row), (1, row)])["tests"]
+    assert mixed[0, :, :2].tolist() == by_token and (mixed[0, :, 2] == -1).all()  # its task has two tests
+    assert mixed[1].tolist() == [[*x, float(at >= 0)] for x, at in zip(by_token, row.turn, strict=True)]
 
 
 def test_costs_work_in_a_run(tmp_path: Path) -> None:

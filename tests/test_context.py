@@ -197,6 +197,21 @@ def test_a_game_without_a_list_of_commands_shows_none() -> None:
     assert Context(commands=True, goal="never").message("The end.", "", (), True) == "The end.\nActions: "
 
 
+@pytest.mark.parametrize("layout", ["transcript", "windowed"])
+def test_commands_are_listed_where_they_changed(layout: str) -> None:
+    told = Dialogue(OURS, Context(layout=layout, history=0, goal="never", commands="changed"))  # type: ignore[arg-type]
+    shown = []
+    for commands in (("look",), ("look",), ("look", "go"), None, None, ("look", "go"), ("look", "go")):
+        told.hear("A room.", {"goal": "", "commands": commands})
+        shown.append(told._message.partition("\n")[2])
+        told.say(OURS.answer("look"), answered=True)
+    listed = "Actions: look, go"
+    if layout == "windowed":  # each turn is a context of its own
+        assert shown == ["Actions: look", "Actions: look", listed, "", "", listed, listed]
+    else:
+        assert shown == ["Actions: look", "Actions: as before", listed, "", "", listed, "Actions: as before"]
+
+
 def test_terse_drops_banners_articles_and_white_space() -> None:
     assert tersely("-= Kitchen =-\nYou see a  lamp, an apple and the Table.") == "You see lamp, apple and Table."
     assert tersely("Some milk and THE end; theatre, anvil, banana") == "milk and end; theatre, anvil, banana"

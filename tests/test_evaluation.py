@@ -83,10 +83,11 @@ def add_or_die(self, trajectory):
     left -= 1
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
+    store.FLUSH_SECONDS = 1e9 if left % 3 else 0.0  # two episodes wait for a third, and are lost with the process
     add(self, trajectory)
 
 
-store.Recorder.add, store.FLUSH_EPISODES = add_or_die, 3
+store.Recorder.add = add_or_die
 sys.argv, kills = ["turnwise", *sys.argv[2:]], map(int, sys.argv[1].split(","))
 for left in kills:
     pid = os.fork()

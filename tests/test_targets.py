@@ -198,7 +198,7 @@ def test_an_interrupted_evaluation_asks_only_for_what_is_missing(served: Served,
     asked = len(served.asked)
     run = Run.open(tmp_path / "e")
     with run.db:
-        run.db.execute("DELETE FROM turns WHERE episode = (SELECT MAX(id) FROM episodes)")
+        run.db.execute("DELETE FROM played WHERE episode = (SELECT MAX(id) FROM episodes)")
         run.db.execute("DELETE FROM episodes WHERE id = (SELECT MAX(id) FROM episodes)")
     run.close()
     again = evaluated(served.url, "--out", tmp_path / "e")

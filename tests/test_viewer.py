@@ -23,6 +23,7 @@ from test_cli import settings, turnwise
 from turnwise.agents.trajectory import Trajectory, Turn
 from turnwise.envs.browser import program
 from turnwise.envs.core import StopReason
+from turnwise.envs.errors import RequestError
 from turnwise.envs.task import Task
 from turnwise.training.evaluation.store import outcomes
 from turnwise.training.run import Run
@@ -177,12 +178,17 @@ def test_training_episodes_can_be_shaded_by_what_the_update_made_of_them(root: P
     assert all(value > 0 for value in array("f", rows[0][3]))  # nats of a policy that is not sure
 
 
-def test_a_run_of_an_earlier_version_has_no_shades_and_is_read(tmp_path: Path) -> None:
-    run = small_run(tmp_path / "r", {"a": True})
-    run.db.execute("DROP TABLE shades")
-    run.close()
-    page = client(tmp_path).get("/episode", params={"run": "r", "id": 1}).text
-    assert "reward +1" in page and "data-shade" not in page
+def test_a_run_of_another_version_says_so_and_hides_no_other(tmp_path: Path) -> None:
+    for name in ("old", "good"):
+        run = small_run(tmp_path / name, {"a": True})
+        if name == "old":
+            run.db.execute("PRAGMA user_version=0")
+        run.close()
+    page = client(tmp_path).get("/").text
+    assert ">good</a>" in page and page.count("another version of turnwise wrote it") == 1
+    assert client(tmp_path).get("/episode", params={"run": "good", "id": 1}).status_code == 200
+    with pytest.raises(RequestError, match=r"format 1 in .*old, got 0"):
+        Run.open(tmp_path / "old")
 
 
 def test_reward_parts_stand_at_their_turn(tmp_path: Path) -> None:
@@ -298,11 +304,11 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = Run.create(folder / "big", {"recipe": {"name": "big", "env": {"id": "E"}, "algorithm": "a", "seed": 0}})
     rows = (
         (i // 1000 + 1, "eval" if i % 10 == 0 else "train", f"task{i % 500}", i // 8, i % 8, i,
-         "success" if i % 3 == 0 else "turn_limit", int(i % 3 == 0), 1.0, 1.0, 1, 0.1, None, "end", "{}")
+         "success" if i % 3 == 0 else "turn_limit", int(i % 3 == 0), 1.0, 1.0, 1, i % 5, 0.1, None, "end", "{}")
         for i in range(MANY)
     )  # fmt: skip
     with run.db:
-        run.db.executemany(f"INSERT INTO episodes VALUES (NULL{', ?' * 15})", rows)
+        run.db.executemany(f"INSERT INTO episodes VALUES (NULL{', ?' * 16})", rows)
         run.db.executemany("INSERT INTO steps VALUES (?, 'train', ?)", [(s, time.time()) for s in range(1, 101)])
     run.close()
     return folder
@@ -315,15 +321,20 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
         episodes.Filter(step=3, phase="eval"),
         episodes.Filter(stop="success", success=1),
         episodes.Filter(task="task499"),
+        episodes.Filter(part="inadmissible_penalty"),
         episodes.Filter(step=100, phase="train", task="task7", stop="turn_limit", success=0),
     ],
 )
 def test_pages_walk_through_exactly_what_the_filter_lets_through(many: Path, chosen: episodes.Filter) -> None:
-    where = [
-        f"{column} = {value!r}"
-        for column, value in chosen._asdict().items()
-        if column != "task" and value not in ("", None)
-    ] + ([f"task LIKE '%{chosen.task}%'"] if chosen.task else [])
+    where = (
+        [
+            f"{column} = {value!r}"
+            for column, value in chosen._asdict().items()
+            if column not in ("task", "part") and value not in ("", None)
+        ]
+        + ([f"task LIKE '%{chosen.task}%'"] if chosen.task else [])
+        + (["parts = 4"] if chosen.part else [])
+    )
     with folders.reading(folders.find(many)["big"]) as run:
         query = f"SELECT id FROM episodes WHERE {' AND '.join(where) or 1} ORDER BY id"
         expected = [row[0] for row in run.db.execute(query)]

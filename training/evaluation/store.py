@@ -14,7 +14,7 @@ from ..run import Run, environment_card
 from ..terminal import finite
 
 PHASE = "eval"
-FLUSH_EPISODES, FLUSH_SECONDS = 64, 0.5
+FLUSH_SECONDS = 0.25
 """A transaction a few times a second costs little; what a kill loses is played again."""
 
 
@@ -28,7 +28,7 @@ class Recorder:
 
     def add(self, trajectory: Trajectory) -> None:
         self._waiting.append(trajectory)
-        if len(self._waiting) >= FLUSH_EPISODES or time.monotonic() - self._flushed > FLUSH_SECONDS:
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...agents.context import Context
 from ...agents.models import ScratchModel
-from ..config import EngineConfig, EnvConfig, Recipe, RLConfig, SFTConfig
+from ..config import EngineConfig, EnvConfig, EvalConfig, Recipe, RLConfig, SFTConfig
 
 
 def _recipe(name: str, env: EnvConfig, sft: SFTConfig, rl: RLConfig) -> Recipe:
@@ -25,22 +25,27 @@ def _recipe(name: str, env: EnvConfig, sft: SFTConfig, rl: RLConfig) -> Recipe:
 
 
 def servicedesk_small() -> Recipe:
-    """Tool calls at a service desk: two kinds of request, a decision tree each, one policy known by its number.
+    """Tool calls at a service desk: one kind of request, a policy known by its number, calls that break it are refused.
 
-    Obtained with `turnwise train servicedesk_small --set engine.kind=vllm` (seed 0, 2 busy cores): held-out success
-    57.0 % [50.1, 63.7] after imitation, 57.0 % after 20 RL steps, paired difference 0.0 points [-1.0, +1.0] on 200
-    tasks: the procedure is imitated without a fault, and RL does not find what the decision depends on. With
-    `sft.demos=300` imitation alone reaches 99.5 % [97.2, 99.9].
+    Imitates random play, so what it can do it has from RL. Evaluated as it samples: greedy, it repeats a call that
+    changes nothing.
     """
     env = EnvConfig(
         id="turnwise/ServiceDesk-v0",
-        params={"depth": 1, "categories": 2, "customers": 1, "policy": 5, "policy_text": "id"},
-        options={"schemas": "none", "commands": True},
-        train_tasks=1000,
+        params={
+            "depth": 1, "categories": 1, "customers": 1, "policy": 5, "policy_text": "id", "patience": 20,
+            "max_turns": 14,
+        },
+        options={"schemas": "none", "commands": True, "on_violation": "block"},
+        train_tasks=2000,
         eval_tasks=200,
-    )
-    rl = RLConfig(steps=20, tasks_per_step=16, samples_per_task=6, lr=6e-4)
-    return _recipe("servicedesk_small", env, SFTConfig(demos=70, lr=4e-3, batch_tokens=2048), rl)
+    )  # fmt: skip
+    recipe = _recipe(
+        "servicedesk_small", env, SFTConfig(demos=200, agent="random", lr=2e-3, batch_tokens=2048),
+        RLConfig(steps=40, tasks_per_step=12, samples_per_task=8, lr=1e-3),
+    )  # fmt: skip
+    context = recipe.context.model_copy(update={"commands": "changed"})
+    return recipe.model_copy(update={"context": context, "eval": EvalConfig(temperature=1.0)})
 
 
 def shop_small() -> Recipe:

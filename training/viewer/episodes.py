@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from ..run import SHADES
+from ..run import INADMISSIBLE, INVALID, PROGRESS, SHADES, VIOLATION
 from . import tree
 
 PAGE = 50
@@ -19,11 +19,10 @@ GROUP_SHOWN = 16
 TREE_SHOWN = 256
 PARTS = {
     "outcome": "success",
-    "progress": "EXISTS (SELECT 1 FROM turns WHERE episode = id AND reward != 0)",
-    "invalid_penalty": "EXISTS (SELECT 1 FROM turns WHERE episode = id AND NOT valid)",
-    "inadmissible_penalty": "EXISTS (SELECT 1 FROM turns WHERE episode = id AND valid AND NOT admissible)",
-    "violation_penalty": "EXISTS (SELECT 1 FROM turns WHERE episode = id "
-    "AND json_extract(extra, '$.counts.violations') > 0)",
+    "progress": f"parts & {PROGRESS}",
+    "invalid_penalty": f"parts & {INVALID}",
+    "inadmissible_penalty": f"parts & {INADMISSIBLE}",
+    "violation_penalty": f"parts & {VIOLATION}",
 }
 """Reward component -> where it is not 0, in SQL."""
 
@@ -135,13 +134,10 @@ def branches(db: sqlite3.Connection, id: int) -> list[tree.Branch]:
 
 def turns(db: sqlite3.Connection, id: int, text: Callable[[int], str] | None) -> list[dict[str, Any]]:
     """The episode's turns; each sampled token with its log-prob, and what the update made of it where that is kept."""
-    shaded = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'shades'").fetchone()  # runs of earlier versions
     query = (
-        "SELECT turn, observation, action, reward, score, valid, admissible, extra, output, logprobs, "
-        + (", ".join(SHADES) if shaded else "NULL, NULL, NULL")
-        + " FROM turns LEFT JOIN tokens USING (episode, turn) "
-        + ("LEFT JOIN shades USING (episode, turn) " if shaded else "")
-        + "WHERE episode = ? ORDER BY turn"
+        f"SELECT turn, observation, action, reward, score, valid, admissible, extra, output, logprobs, "
+        f"{', '.join(SHADES)} FROM turns LEFT JOIN tokens USING (episode, turn) "
+        "LEFT JOIN shades USING (episode, turn) WHERE episode = ? ORDER BY turn"
     )
     found = []
     for turn, observation, action, reward, score, valid, admissible, extra, output, logprobs, *shades in db.execute(

@@ -11,7 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..run import Run
+from ...envs.errors import RequestError
+from ..run import Run, check_format
 
 DEPTH = 4
 """Folders between the viewed one and a run; more would make a home folder slow to list."""
@@ -61,10 +62,11 @@ def reading(found: Found) -> Iterator[Run]:
         db = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)
         try:
             db.execute("PRAGMA query_only=ON")
+            check_format(found.folder, db)
             yield Run(found.folder, db)
         finally:
             db.close()
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, RequestError) as error:
         raise Unreadable(f"{found.name}: the database cannot be read: {error}") from error
 
 
