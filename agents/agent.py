@@ -5,14 +5,17 @@ from __future__ import annotations
 import inspect
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, Protocol
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..envs.bad_actions import BAD_ACTIONS
 from ..envs.core import StopReason
 from .context import Context, Renderer
 from .engine import Engine, EngineError, Request
-from .trajectory import Owner, Segment
+from .trajectory import Owner, Segment, Trajectory
+
+if TYPE_CHECKING:
+    from .rollout import Episode, Limits, Pool
 
 SHOWN = ("goal", "commands", "turn", "valid", "admissible", "max_score")
 """Entries of `info` that an agent may see while it plays."""
@@ -64,6 +67,18 @@ class Agent(Protocol):
     def seat(self) -> AbstractContextManager[None]:
         """Held by whoever plays one episode after the other; see `Engine.seat`."""
         return nullcontext()
+
+    def on_duty(self) -> AbstractAsyncContextManager[None]:
+        """Held by a rollout, around all its episodes."""
+        return nullcontext()
+
+
+class EpisodeAgent(Agent):
+    """An agent that plays whole episodes by itself, environment included."""
+
+    async def episode(self, episode: Episode, pool: Pool, limits: Limits, name: str) -> Trajectory:
+        """Play one episode; `name` is its own within a rollout."""
+        raise NotImplementedError
 
 
 class Dialogue:

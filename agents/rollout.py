@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..envs.core import Snapshot, StopReason
 from ..envs.errors import EnvError
 from ..envs.task import Task
-from .agent import Agent, OutOfRoom, Player
+from .agent import Agent, EpisodeAgent, OutOfRoom, Player
 from .engine import EngineError
 from .trajectory import Trajectory, Turn
 
@@ -101,7 +101,8 @@ async def rollout(
     # No more seats than environments: an exact engine would wait for an episode that waits for a worker.
     room = [capacity for task in {e.task.env: e.task for e in episodes}.values() if (capacity := pool.capacity(task))]
     with _collecting_new_garbage_only():
-        await asyncio.gather(*(one_after_the_other() for _ in range(min(concurrency, len(episodes), *room))))
+        async with agent.on_duty():
+            await asyncio.gather(*(one_after_the_other() for _ in range(min(concurrency, len(episodes), *room))))
     return [played[index] for index in range(len(episodes))]
 
 
@@ -124,6 +125,8 @@ def _collecting_new_garbage_only() -> Iterator[None]:
 
 async def play(agent: Agent, episode: Episode, pool: Pool, limits: Limits, name: str) -> Trajectory:
     """Play one episode. What breaks in the environment or the engine ends the episode as data."""
+    if isinstance(agent, EpisodeAgent):
+        return await agent.episode(episode, pool, limits, f"{name}-{episode.group}-{episode.copy_index}-{episode.seed}")
     record = _Record(agent.name, episode)
     try:
         async with pool.lease(episode.task) as env, asyncio.timeout(limits.seconds):  # waiting for a worker is free

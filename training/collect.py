@@ -96,8 +96,8 @@ class Collector:
             chosen = order[drawn : drawn + rl.tasks_per_step - _groups(telling)]
             episodes = sampler.episodes(rl, recipe.seed, step, tasks, chosen, state, drawn)
             longest = self.learner.params.get("hbpo_longest", 4096)
-            if recipe.env.seats > 1:
-                played = await rollout(session.seated(recipe, agent), episodes, pool, recipe.limits)
+            if recipe.program or recipe.env.seats > 1:
+                played = await rollout(session.player(recipe, agent), episodes, pool, recipe.limits)
             else:
                 played = await sampler.play(agent, episodes, pool, recipe.limits, rl, longest)
             drawn += len(chosen)

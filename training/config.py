@@ -206,6 +206,11 @@ class Recipe(_Part):
     engine: EngineConfig = EngineConfig()
     checkpoint_every: int = Field(default=5, ge=1, description="RL steps between checkpoints")
     alarms: tuple[Alarm, ...] = Field(default=ALARMS, description="signs of collapse to watch for; () for none")
+    program: str | tuple[str, ...] = Field(
+        default="",
+        description="an agent program that plays in place of the built-in agent, its tokens from the policy behind an "
+        "OpenAI endpoint: package.module:function, or a command as a list",
+    )
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from ..agents.human import DAY_S
-from ..agents.rollout import Episode, play
+from ..agents.rollout import Episode, rollout
 from ..agents.trajectory import Trajectory
 from ..envs import registry
 from ..envs.errors import RequestError
@@ -27,7 +27,7 @@ async def play_in_terminal(
     pool = EnvPool(workers=1, lease_s=DAY_S, options=options_for(recipe, task.env))
     try:
         limits = recipe.limits.model_copy(update={"seconds": DAY_S})
-        trajectory = await play(player, Episode(task), pool, limits, name="play")
+        (trajectory,) = await rollout(player, [Episode(task)], pool, limits)
     finally:
         if sampler is not None:
             sampler.close()

@@ -6,6 +6,7 @@ import copy
 import inspect
 import json
 import os
+import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from .algorithms import check, needs, resolve
 from .catalogue.sampling import soup
 from .config import EnvConfig, Recipe, Stage
 from .extract import MODES
+from .foreign import load_function
 from .learner import Learner
 from .parameters import call
 from .sampler import check_collect
@@ -94,6 +96,7 @@ def validate(recipe: Recipe) -> None:
             f"{recipe.rl.augmentor}, {recipe.rl.replay} and {recipe.rl.experts}: they know one seat only."
         )
     _check_options(recipe.env)
+    _check_program(recipe)
     _check_sources(recipe, needed, params)
     passes = recipe.rl.epochs * recipe.rl.minibatches
     if "turn_by_turn" in needed and passes > 1:
@@ -108,6 +111,22 @@ def validate(recipe: Recipe) -> None:
             f"{second!r} for {recipe.algorithm}. Set params.beta or params.kl_reward_coef, or correct the path."
         )
     device(recipe)
+
+
+def _check_program(recipe: Recipe) -> None:
+    """Refuse what needs the built-in agent where a program plays, and a program that is not there."""
+    if not recipe.program:
+        return
+    rl = recipe.rl
+    if (rl.augmentor, rl.replay, rl.experts, recipe.env.seats) != ("none", "none", 0, 1):
+        raise RequestError(
+            "Expected rl.augmentor=none, rl.replay=none, rl.experts=0 and env.seats=1 with a program, got "
+            f"{rl.augmentor}, {rl.replay}, {rl.experts} and {recipe.env.seats}: they need the built-in agent."
+        )
+    if isinstance(recipe.program, str):
+        load_function(recipe.program, "a program")
+    elif shutil.which(recipe.program[0]) is None:
+        raise RequestError(f"Expected a command as program, got {recipe.program[0]!r}, which is not found here.")
 
 
 def _check_options(env: EnvConfig) -> None:
@@ -291,6 +310,16 @@ def make_engine(recipe: Recipe, model: PreTrainedModel, policy_folder: Path) -> 
 def make_agent(recipe: Recipe, engine: Engine, renderer: Renderer, temperature: float) -> LLMAgent:
     """The LLM agent of a recipe."""
     return LLMAgent(engine, renderer, recipe.context, temperature)
+
+
+def player(recipe: Recipe, agent: LLMAgent) -> Agent:
+    """The agent as the recipe has it play: by itself, in every seat, or through the recipe's program."""
+    if not recipe.program:
+        return seated(recipe, agent)
+    from ..agents.endpoint import ServedProgram
+
+    program = recipe.program
+    return ServedProgram(agent, load_function(program, "a program") if isinstance(program, str) else program)
 
 
 def seated(recipe: Recipe, agent: Agent) -> Agent:

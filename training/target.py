@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -32,6 +30,8 @@ from . import session
 from .config import EnvConfig, Recipe, build, override
 from .evaluation import Evaluation, evaluate
 from .evaluation.store import Recorder, open_recorder
+from .foreign import NAME as FUNCTION
+from .foreign import load_function
 from .run import Run, task_keys
 
 SCRIPTED = ("expert", "random", "empty", "malformed")
@@ -39,14 +39,13 @@ TARGETS = (
     "expert, random, empty, malformed, human, a run folder, a model folder, a hub id (owner/name), an endpoint's URL "
     "or your own agent (package.module:function)"
 )
-PROGRAM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 DEFAULT_TASKS = 100
 
 
 def resolve_recipe(target: str, env: str) -> tuple[Recipe, Path | str | None]:
     """The recipe that says how `target` plays, and where its policy lies (None for a scripted agent)."""
-    if target in SCRIPTED or target == "human" or PROGRAM.fullmatch(target):
+    if target in SCRIPTED or target == "human" or FUNCTION.fullmatch(target):
         return Recipe(name=target, env=EnvConfig(id=_env_id(env, target))), None
     if is_url(target):
         id = _env_id(env, target)
@@ -104,7 +103,7 @@ def make_agent(
         folder = Path(tempfile.mkdtemp(prefix="turnwise-"))
         save_policy(folder, model, tokenizer)
     sampler = session.make_engine(recipe, model, folder)
-    return session.seated(recipe, session.make_agent(recipe, sampler, Renderer(tokenizer), temperature)), sampler
+    return session.player(recipe, session.make_agent(recipe, sampler, Renderer(tokenizer), temperature)), sampler
 
 
 def _without_policy(
@@ -115,24 +114,9 @@ def _without_policy(
         return EndpointAgent(Endpoint(target, **served), recipe.context, temperature)
     if target == "human":
         return HumanAgent(console or Console())
-    if PROGRAM.fullmatch(target):
+    if FUNCTION.fullmatch(target):
         return ProgramAgent(load_function(target, "an agent"), target)
     return ScriptedAgent(target)
-
-
-def load_function(name: str, what: str) -> Callable[..., Any]:
-    """The user's function at `package.module:function`; a module beside the user is found as `python -m` finds it."""
-    module, _, function = name.partition(":")
-    sys.path.insert(0, os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise RequestError(f"Expected {what} as package.module:function, got {name!r}: {error}.") from error
-    finally:
-        sys.path.remove(os.getcwd())
-    if not callable(found):
-        raise RequestError(f"Expected {what} as package.module:function, got {type(found).__name__} at {name!r}.")
-    return found
 
 
 def choose_tasks(

@@ -250,7 +250,7 @@ async def _rl_step(r: _Running, step: int) -> None:
 async def _evaluate(r: _Running, step: int) -> None:
     options = r.recipe.eval
     r.reporter.phase("held-out evaluation", len(r.tasks.held_out) * options.trials)
-    agent = session.seated(r.recipe, session.make_agent(r.recipe, r.engine, r.renderer, options.temperature))
+    agent = session.player(r.recipe, session.make_agent(r.recipe, r.engine, r.renderer, options.temperature))
     result = await evaluate(
         agent, r.tasks.held_out, r.pool, trials=options.trials, seed=r.recipe.seed, limits=r.recipe.limits,
         on_end=lambda _: r.reporter.advance(),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .agent import ServedProgram
 from .programs import Finished, ProgramRun, play_programs
 from .server import OpenAIServer
 
-__all__ = ["Finished", "OpenAIServer", "ProgramRun", "play_programs"]
+__all__ = ["Finished", "OpenAIServer", "ProgramRun", "ServedProgram", "play_programs"]

@@ -147,15 +147,16 @@ async def play_programs(
     async def one_after_the_other() -> None:
         for index, episode in waiting:
             name = f"{server.runs}-{index}-{episode.group}-{episode.copy_index}-{episode.seed}"
-            played[index] = await _play(server, program, episode, pool, name, seconds)
+            played[index] = await play_program(server, program, episode, pool, name, seconds)
 
     await asyncio.gather(*(one_after_the_other() for _ in range(min(concurrency, len(episodes)))))
     return [played[index] for index in range(len(episodes))]
 
 
-async def _play(
+async def play_program(
     server: OpenAIServer, program: Program, episode: Episode, pool: Pool, name: str, seconds: float
 ) -> Trajectory:
+    """Run the program for one episode, as the session `name`. What breaks ends the episode as data."""
     record, started = server.session(name), time.perf_counter()
     stop, error, finished = None, None, None
     async with AsyncExitStack() as stack:

@@ -11,8 +11,8 @@ TALK, CHAT, ENDPOINT, PROGRAMS = (
     f"agents/endpoint/{name}.py" for name in ("conversation", "chat", "server", "programs")
 )
 EXPORTS, TRL = "training/interop/exports.py", "training/interop/trl.py"
-T_OPENENV, T_ENDPOINT, T_INTEROP, T_PLUGIN = (
-    (f"test_{name}.py",) for name in ("openenv", "endpoint", "interop", "plugin")
+T_OPENENV, T_ENDPOINT, T_INTEROP, T_PLUGIN, T_PROGRAM = (
+    (f"test_{name}.py",) for name in ("openenv", "endpoint", "interop", "plugin", "program")
 )
 
 MUTANTS = (
@@ -96,6 +96,27 @@ MUTANTS = (
         "self.renderer.go_on(rest, node.ended)",
         "self.renderer.go_on(rest, True)",
         T_ENDPOINT,
+    ),
+    Mutant(
+        "programs are trained by the built-in agent",
+        "training/collect.py",
+        "if recipe.program or recipe.env.seats",
+        "if recipe.env.seats",
+        T_PROGRAM,
+    ),
+    Mutant(
+        "programs are evaluated at a temperature of their own",
+        "agents/endpoint/agent.py",
+        "temperature=agent.temperature",
+        "temperature=1.0",
+        T_PROGRAM,
+    ),
+    Mutant(
+        "a program's answers are as long as it likes",
+        "agents/endpoint/agent.py",
+        "max_answer=context.max_action_tokens",
+        "max_answer=context.max_tokens",
+        T_PROGRAM,
     ),
     Mutant("requests at the same time share a row", TALK, " and not each.busy)", ")", T_ENDPOINT),
     Mutant(

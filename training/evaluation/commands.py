@@ -121,7 +121,8 @@ def evaluate(
 
 
 def _rescore(folder: Path, grader: str, out_folder: Path | None, as_json: bool) -> None:
-    from ..target import load_function, pool_for
+    from ..foreign import load_function
+    from ..target import pool_for
     from .rescore import REPLAY, by_grader, by_replay, rescored, stored
 
     played, about = stored(folder)
