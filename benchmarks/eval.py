@@ -1,6 +1,6 @@
 """Evaluation episodes per second with a policy that answers at once, and what keeping them on the disk costs.
 
-    python benchmarks/eval.py [--repeats 5] [--trials 8] [--out FILE]
+    python benchmarks/eval.py [--repeats 5] [--trials 32] [--out FILE]
 
 Two environments: Toy (steps of microseconds) and ALFWorld (the fast engine, generated games). Each round plays the same
 episodes without and with a folder to record into; `recording` is the ratio of their processor times. Goals: 500
@@ -29,7 +29,7 @@ def main() -> None:
     """Measure, print a line per environment, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--trials", type=int, default=32)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     before, results = load_average(), {}

