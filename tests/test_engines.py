@@ -115,6 +115,41 @@ def test_ids_in_the_batch_are_those_the_engine_saw(name: str, engines: Any, poli
 
 
 @pytest.mark.parametrize("name", ["torch", "vllm"])
+def test_a_programs_rows_are_what_the_engine_behind_its_endpoint_saw(name: str, engines: Any, policy: Any) -> None:
+    openai = pytest.importorskip("openai")
+    pytest.importorskip("uvicorn")
+    from turnwise.agents.endpoint import ProgramRun, ServedProgram
+
+    if name not in engines:
+        pytest.skip("vLLM is not installed")
+    model, renderer = policy
+    client, witness = openai.AsyncOpenAI(api_key="none", base_url="http://localhost"), Witness(engines[name])
+
+    async def program(run: ProgramRun) -> None:
+        own = client.with_options(base_url=run.base_url)
+        observation, info = await run.env.reset()
+        messages: list[Any] = []
+        while not info["stop"]:
+            messages.append({"role": "user", "content": observation})
+            answer = (await own.chat.completions.create(model="policy", messages=messages)).choices[0].message.content
+            messages.append({"role": "assistant", "content": answer})
+            observation, *_, info = await run.env.step(answer)
+
+    agent = ServedProgram(LLMAgent(witness, renderer, CONTEXT, temperature=0.9), program)
+    played = run(agent, [Episode(task, group, seed=group) for group, task in enumerate(TOY[:6])])
+    encoded = encode(played, {"outcome": 1.0})
+    found = {tuple(ids[:length].tolist()) for ids, length in zip(encoded.ids, encoded.lengths, strict=True)}
+    calls: dict[str, tuple[int, ...]] = {}
+    for id, (prompt, done) in witness.seen.items():
+        session = id.split("/")[0]
+        calls[session] = max(calls.get(session, ()), (*prompt, *done.ids), key=len)  # each call goes on from the last
+    assert len(encoded.lengths) == 6 and found == set(calls.values())
+    with torch.no_grad():
+        logp = score_actions(model, encoded.ids, encoded.batch.mask, temperature=0.9).logp_BT
+    assert float((logp - encoded.batch.logp_rollout)[encoded.batch.mask].abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["torch", "vllm"])
 def test_new_weights_arrive_and_forget_the_cache(name: str, engines: Any, policy: Any) -> None:
     if name not in engines:
         pytest.skip("vLLM is not installed")
