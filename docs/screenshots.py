@@ -70,6 +70,10 @@ def photograph(browser: Browser, url: str, out: Path, scheme: str) -> None:
             page.get_by_label(f"compare {name}", exact=True).check()
         page.get_by_role("button", name="Compare two").click()
         shot("compare")
+    page.goto(url)
+    if (kin := page.get_by_role("link", name="seeds")).count():
+        kin.first.click()
+        shot("seeds")
     page.close()
 
 

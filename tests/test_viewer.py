@@ -30,7 +30,7 @@ from turnwise.training.run import Run
 
 fastapi = pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient  # noqa: E402
-from turnwise.training.viewer import commands, episodes, folders, guard, summary, tree  # noqa: E402
+from turnwise.training.viewer import commands, episodes, folders, guard, seeds, summary, tree  # noqa: E402
 from turnwise.training.viewer.app import create_app  # noqa: E402
 
 EVIL = "<script>window.hacked = 1</script><img src=x onerror='window.hacked=1'>"
@@ -293,6 +293,60 @@ def test_compared_curves_keep_the_colour_of_their_run(root: Path, tmp_path: Path
     for runs in (["a"], ["a", "b", "a"]):
         answer = client(tmp_path).get("/compare", params={"run": runs})
         assert answer.status_code == 400 and f"got {len(runs)}" in answer.text
+
+
+# ---------------------------------------------------------------- seeds
+
+
+def seeded(folder: Path, seed: int, held_out: float, steps: int = 2, algorithm: str = "a") -> None:
+    run = Run.create(folder, {"recipe": {"name": "r", "env": {"id": "E"}, "algorithm": algorithm, "seed": seed}})
+    for step in range(1, steps + 1):
+        run.record(step, "train", {"success": 0.1 * step, "entropy": 1.0})
+        found = held_out if step == steps else 0.0
+        run.record(step, "eval", {"eval/success": found, "eval/low": found / 2, "eval/high": 1.0})
+    run.close()
+
+
+def test_the_mean_over_seeds_has_the_interval_of_few_runs() -> None:
+    found = seeds.across([[(1, 0.2), (2, 0.5)], [(1, 0.4), (2, 0.5), (3, 9.0)], [(1, 0.6), (4, 7.0)]])
+    assert [step for step, _ in found] == [1, 2]  # one run is no mean
+    (_, first), (_, second) = found
+    # mean .4, sd .2, t(.975, 2) = 4.30265: half width .2 * 4.30265 / sqrt(3) = .49683; two equal ones: 0
+    assert (first.mean, first.low, first.high) == pytest.approx((0.4, -0.09683, 0.89683), abs=1e-5)
+    assert (second.mean, second.low, second.high, second.tasks) == (0.5, 0.5, 0.5, 2)
+
+
+@given(st.permutations([[(1, 0.2)], [(1, 0.4)], [(1, 0.9), (2, 0.1)], [(2, 0.3)]]))
+def test_the_order_of_seeds_does_not_matter(series: list[list[tuple[int, float]]]) -> None:
+    expected = seeds.across([[(1, 0.2)], [(1, 0.4)], [(1, 0.9), (2, 0.1)], [(2, 0.3)]])
+    for (step, found), (at, wanted) in zip(seeds.across(series), expected, strict=True):
+        assert step == at and found == pytest.approx(wanted)
+
+
+def test_runs_of_one_recipe_are_shown_over_each_other(tmp_path: Path) -> None:
+    for seed, held_out in enumerate((0.2, 0.4, 0.6)):
+        seeded(tmp_path / f"s{seed}", seed, held_out)
+    seeded(tmp_path / "longer", 3, 0.9, steps=3)
+    seeded(tmp_path / "other", 0, 0.9, algorithm=EVIL)
+    small_run(tmp_path / "alone", {"a": True}).close()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "card.json").write_text("{")
+    (tmp_path / "bad" / "run.sqlite").write_bytes(b"")
+    site = client(tmp_path)
+    assert site.get("/").text.count(">4 seeds</a>") == 4 and ">4 seeds</a>" in site.get("/run?run=s1").text
+    assert "seeds</a>" not in site.get("/run?run=other").text + site.get("/run?run=alone").text
+    page = unescape(site.get("/seeds?run=s1").text)
+    assert "of 3 runs after step 2" not in page and "of 4 runs after step 2" in page  # step 3 has one run alone
+    assert "30.0 % [-11.1, 71.1]" in page  # of 0, .2, .4, .6: sd .25820, t(.975, 3) = 3.18245
+    assert page.count('class="row"') == 4
+    charts = {chart["title"]: chart for chart in site.get("/api/seeds?run=s1").json()["charts"]}
+    lines = charts["Held-out success"]["lines"]
+    assert [line["name"] for line in lines] == ["longer", "s0", "s1", "s2", seeds.MEAN]
+    assert lines[-1]["x"] == [1, 2] and lines[-1]["y"] == pytest.approx([0.0, 0.3]) and "up" not in lines[0]
+    seeded(tmp_path / "twin", 9, 0.9, algorithm=EVIL)
+    assert "90.0 %, no spread among them" in site.get("/seeds?run=other").text  # no interval of no width
+    assert site.get("/seeds?run=other").status_code == 200 and EVIL not in site.get("/seeds?run=other").text
+    assert site.get("/seeds?run=nowhere").status_code == 404
 
 
 # ---------------------------------------------------------------- many episodes

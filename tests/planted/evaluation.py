@@ -46,6 +46,8 @@ MUTANTS = (
     Mutant("a run of another version is read", RUN, "if found != FORMAT:", "if found > FORMAT:", T_VIEWER),
     Mutant("other commands are as before", CONTEXT, "and commands is not None and commands == before:",
            "and commands is not None:", T_CONTEXT),
+    Mutant("one seed is a mean", "training/viewer/seeds.py", "if len(values) > 1]", "if len(values) > 0]", T_VIEWER),
+    Mutant("other recipes are other seeds", "training/viewer/seeds.py", 'if key != "seed"}', 'if key == "name"}', T_VIEWER),
     Mutant("a tree does not part ways", TREE, "len({b.actions[alike] for b in branches}) == 1", "True", T_VIEWER),
     Mutant("rewards of another turn", PARTS, "name: each[i] for", "name: each[i - 1] for", T_VIEWER),
     Mutant("trials count as tasks", INTERVALS, "trials == tasks or mean", "trials >= tasks or mean", T_INTERVALS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ...envs.core import StopReason
-from . import episodes, flips, folders, guard, parts, summary, tree
+from . import episodes, flips, folders, guard, parts, seeds, summary, tree
 
 HERE = Path(__file__).parent
 SHADE_LABELS = {
@@ -86,6 +87,7 @@ def create_app(root: Path, host: str = "127.0.0.1") -> FastAPI:
 
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     _add_runs(app, site)
+    _add_seeds(app, site)
     _add_episodes(app, site)
     _add_groups(app, site)
     return app
@@ -96,11 +98,14 @@ def _add_runs(app: FastAPI, site: Site) -> None:
 
     @app.get("/")
     def index(request: Request) -> Response:
-        return site.page(request, "runs", lines=[summary.line(found) for found in folders.find(site.root).values()])
+        runs = folders.find(site.root)
+        lines = [summary.line(found) for found in runs.values()]
+        return site.page(request, "runs", lines=lines, groups=seeds.groups(runs))
 
     @app.get("/run")
     def run(request: Request, run: str) -> Response:
-        return site.page(request, "run", name=run, **_run_data(site.found(run), []))
+        kin = seeds.groups(folders.find(site.root)).get(run, [run])
+        return site.page(request, "run", name=run, kin=kin, **_run_data(site.found(run), []))
 
     @app.get("/api/run")
     def run_data(run: str, metric: Metrics = [], stamp: str = "") -> Response:  # noqa: B006
@@ -128,6 +133,34 @@ def _add_runs(app: FastAPI, site: Site) -> None:
     def compare_data(run: Metrics, metric: Metrics = []) -> Response:  # noqa: B006
         runs = [(name, *_numbers(site.found(name))) for name in run]
         return JSONResponse({"charts": summary.comparison(runs, metric)})
+
+
+def _add_seeds(app: FastAPI, site: Site) -> None:
+    """Runs of one recipe over each other."""
+
+    def readable(run: str) -> list[tuple[str, summary.Series, list[Any]]]:
+        """Those of the run's recipe that can be read."""
+        found = []
+        site.found(run)
+        for name in seeds.groups(folders.find(site.root)).get(run, [run]):
+            with suppress(folders.Unreadable):
+                found.append((name, *_numbers(site.found(name))))
+        return found
+
+    @app.get("/seeds")
+    def over_seeds(request: Request, run: str) -> Response:
+        runs = readable(run)
+        mean = seeds.held_out(runs)
+        about = {name: summary.describe(folders.card(site.found(name))) for name, *_ in runs}
+        return site.page(
+            request, "seeds", name=run, names=list(about), about=about.get(run, {}), mean=mean[-1] if mean else None,
+            lines=[(summary.line(site.found(name)), about[name]["seed"]) for name in about],
+            metrics=sorted({metric for _, metrics, _ in runs for metric in metrics}),
+        )  # fmt: skip
+
+    @app.get("/api/seeds")
+    def seeds_data(run: str, metric: Metrics = []) -> Response:  # noqa: B006
+        return JSONResponse({"charts": seeds.charts(readable(run), metric)})
 
 
 def _numbers(found: folders.Found) -> tuple[summary.Series, list[Any]]:

@@ -111,7 +111,7 @@ def charts(metrics: Series, held_out: Sequence[tuple[int, Interval]], chosen: Se
     """Charts as titles, units and lines: success with held-out intervals, those of the report, then chosen metrics."""
     first: list[dict[str, Any]] = [_line("training", metrics["success"])] if "success" in metrics else []
     if held_out:
-        first.append(_with_bars("held-out", held_out))
+        first.append(with_bars("held-out", held_out))
     found = [{"title": "Success, held-out with 95 % interval over tasks", "unit": "share", "lines": first}]
     found += [
         {"title": title, "unit": unit, "lines": [_line(name, metrics[name]) for name in names if name in metrics]}
@@ -125,7 +125,7 @@ def comparison(
     runs: Sequence[tuple[str, Series, Sequence[tuple[int, Interval]]]], chosen: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The same charts with a line per run, named after it; a run keeps its colour in charts that the other lacks."""
-    held_out = [_with_bars(name, series) | {"colour": i} for i, (name, _, series) in enumerate(runs) if series]
+    held_out = [with_bars(name, series) | {"colour": i} for i, (name, _, series) in enumerate(runs) if series]
     found = [{"title": "Held-out success, 95 % interval over tasks", "unit": "share", "lines": held_out}]
     titles = {name: (title, unit) for title, names, unit in CHARTS for name in names[:1]}
     for metric in dict.fromkeys(["success", "entropy", "turns", *chosen]):
@@ -143,7 +143,8 @@ def _line(name: str, series: Sequence[tuple[int, float]]) -> dict[str, Any]:
     return {"name": name, "x": [step for step, _ in series], "y": [finite(value) for _, value in series]}
 
 
-def _with_bars(name: str, series: Sequence[tuple[int, Interval]]) -> dict[str, Any]:
+def with_bars(name: str, series: Sequence[tuple[int, Interval]]) -> dict[str, Any]:
+    """A line of a chart whose points have intervals."""
     return {
         **_line(name, [(step, i.mean) for step, i in series]),
         "up": [finite(i.high - i.mean) for _, i in series],

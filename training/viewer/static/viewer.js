@@ -96,7 +96,8 @@ const plain = text => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(
 function draw(chart, box) {
   const lines = chart.lines.map((line, index) => ({
     x: line.x, y: line.y, name: plain(line.name), mode: line.x.length > 1 && !line.up ? "lines" : "lines+markers",
-    line: { color: COLOURS[(line.colour ?? index) % COLOURS.length] },
+    line: { color: COLOURS[(line.colour ?? index) % COLOURS.length], width: line.wide ? 3 : line.thin ? 1 : 2 },
+    opacity: line.thin ? 0.6 : 1,
     ...(line.up && { error_y: { type: "data", symmetric: false, array: line.up, arrayminus: line.down } }),
   }));
   const grid = { gridcolor: colour("--line"), zerolinecolor: colour("--line") };
