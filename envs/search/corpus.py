@@ -1,14 +1,14 @@
-"""A generated world: people, cities, companies, works and countries, one short document each, searched by FTS5."""
+"""A generated world: people, cities, companies, works and countries, one short document each, searched by words."""
 
 from __future__ import annotations
 
 import random
 import re
-import sqlite3
-import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
+
+from .index import make_index
 
 TOP = 3
 """Documents that a search shows."""
@@ -79,7 +79,7 @@ class Corpus:
     facts: (entity, relation) -> object; what is not in it, no document tells.
     """
 
-    def __init__(self, split: str, seed: int) -> None:
+    def __init__(self, split: str, seed: int, index: str = "fts5") -> None:
         rng = random.Random(f"search {split} {seed}")
         words = _words(rng, ONSETS[split])
         self.kinds = _entities(rng, words)
@@ -92,13 +92,7 @@ class Corpus:
         }
         self.names = frozenset(self.documents) | frozenset(self.facts.values())
         self._titles = list(self.documents)
-        self._lock = threading.Lock()
-        self._index = sqlite3.connect(":memory:", check_same_thread=False)
-        self._index.execute("CREATE VIRTUAL TABLE documents USING fts5(title, body, tokenize = 'unicode61')")
-        self._index.executemany(
-            "INSERT INTO documents(rowid, title, body) VALUES (?, ?, ?)",
-            ((row, *document) for row, document in enumerate(self.documents.values())),
-        )
+        self._index = make_index(index, self.documents.values())
         self.search = lru_cache(maxsize=4096)(self._search)
 
     def _tell(self, rng: random.Random, kind: str, name: str, words: Iterator[str]) -> str:
@@ -122,12 +116,8 @@ class Corpus:
         words = keywords(query)
         if not words:
             return ()
-        match = " OR ".join(f'"{word}"' for word in words)
-        ranked = "WHERE documents MATCH ? ORDER BY bm25(documents, 10.0, 1.0), rowid"
-        order = f"SELECT rowid FROM documents {ranked} LIMIT ? OFFSET ?"
-        with self._lock:
-            rows = self._index.execute(order, (match, TOP, page * TOP)).fetchall()
-        return tuple(self.documents[self._titles[row]] for (row,) in rows)
+        rows = self._index.rank(words, TOP, page * TOP)
+        return tuple(self.documents[self._titles[row]] for row in rows)
 
 
 def keywords(text: str) -> list[str]:
@@ -137,9 +127,9 @@ def keywords(text: str) -> list[str]:
 
 
 @lru_cache(maxsize=4)
-def corpus(split: str, seed: int) -> Corpus:
+def corpus(split: str, seed: int, index: str = "fts5") -> Corpus:
     """The corpus of a split and a seed, shared by all environments of the process."""
-    return Corpus(split, seed)
+    return Corpus(split, seed, index)
 
 
 def _words(rng: random.Random, onsets: str) -> Iterator[str]:

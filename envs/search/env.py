@@ -15,6 +15,7 @@ from ..tools import Tool, ToolEnv, ToolError, function_tool
 from .corpus import SIZES as ENTITIES
 from .corpus import corpus
 from .grading import exact_match, token_f1, widesearch
+from .index import INDEXES
 from .questions import KINDS, MAX_HOPS, make_question
 from .tables import KIND as TABLE
 from .tables import Wide, make_wide, read_table, write_table
@@ -53,18 +54,21 @@ class SearchQAEnv(ToolEnv):
     @classmethod
     def tasks(
         cls, split: str, count: int | None = None, *, kind: str = "mixed", hops: int | None = None,
-        corpus_seed: int = 0, search_cost: float = 1.0, max_turns: int = 8,
+        corpus_seed: int = 0, search_cost: float = 1.0, max_turns: int = 8, index: str = "fts5",
     ) -> list[Task]:  # fmt: skip
         """The first `count` tasks of `split`.
 
         kind: `search`, `given` (the documents are in the prompt), `unanswerable`, or 60, 20 and 20 % of them `mixed`;
         or `table`, where the answer is a table.
         hops: facts to follow, by default 1 to 3.
+        index: `fts5`, or `tantivy` (extra `search`), which ranks a little otherwise.
         """
         if kind not in (*KINDS, TABLE, "mixed"):
             raise UnknownName("kind of question", kind, (*KINDS, TABLE, "mixed"))
         if hops is not None and (not isinstance(hops, int) or not 1 <= hops <= MAX_HOPS):
             raise RequestError(f"Expected hops from 1 to {MAX_HOPS} or None, got {hops!r}.")
+        if index not in INDEXES:
+            raise UnknownName("index of SearchQA", index, INDEXES)
         if not isinstance(search_cost, int | float) or not 0 <= search_cost < float("inf"):
             raise RequestError(f"Expected a search_cost of 0 or more, got {search_cost!r}.")
         tasks = []
@@ -76,6 +80,8 @@ class SearchQAEnv(ToolEnv):
                 "world": split, "corpus_seed": corpus_seed, "kind": drawn if kind == "mixed" else kind,
                 "hops": hops or steps, "search_cost": float(search_cost),
             }  # fmt: skip
+            if index != "fts5":  # keys of tasks are older than the choice
+                params["index"] = index
             tasks.append(
                 Task(env=cls.id, seed=_FIRST_SEED[split] + i, params=params, max_turns=max_turns, split=split,
                      goal="Answer the question.", difficulty=float(params["hops"]))
@@ -86,7 +92,7 @@ class SearchQAEnv(ToolEnv):
         params = task.params
         if params["world"] not in SIZES:
             raise UnknownName("world of a SearchQA task", str(params["world"]), SIZES)
-        self.corpus = corpus(params["world"], int(params["corpus_seed"]))
+        self.corpus = corpus(params["world"], int(params["corpus_seed"]), params.get("index", "fts5"))
         self.given: str | None = None
         self.abstained = False
         self.wide: Wide | None = None

@@ -233,8 +233,8 @@ MUTANTS = (
     Mutant(
         "pages overlap",
         "envs/search/corpus.py",
-        "(match, TOP, page * TOP)",
-        "(match, TOP, page)",
+        "rank(words, TOP, page * TOP)",
+        "rank(words, TOP, page)",
         T_TABLES,
     ),
     Mutant(
