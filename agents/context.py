@@ -34,7 +34,9 @@ class Context(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layout: Literal["transcript", "windowed"] = "transcript"
+    layout: Literal["transcript", "windowed"] = Field(
+        default="transcript", description="append to one context, or rebuild it every turn"
+    )
     history: int = Field(default=2, ge=0, description="windowed: earlier exchanges shown")
     system: str = Field(default="", description="system message")
     goal: Literal["never", "first", "every"] = Field(default="first", description="observations that repeat the goal")
@@ -54,7 +56,7 @@ class Context(BaseModel):
         description="words of which the first answer of an episode opens with one: how it will be played (A2FM); "
         "what they mean to the model is for `system` to say",
     )
-    max_action_tokens: int = Field(default=16, ge=1)
+    max_action_tokens: int = Field(default=16, ge=1, description="longest answer in tokens")
     max_tokens: int = Field(default=1000, ge=16, description="context limit in tokens")
 
     @model_validator(mode="after")

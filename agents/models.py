@@ -29,11 +29,11 @@ class ScratchModel(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layers: int = Field(default=3, ge=1)
-    hidden: int = Field(default=128, ge=8)
-    heads: int = Field(default=4, ge=1)
-    kv_heads: int = Field(default=4, ge=1)
-    ffn: int = Field(default=384, ge=8)
+    layers: int = Field(default=3, ge=1, description="layers of a policy from scratch")
+    hidden: int = Field(default=128, ge=8, description="width")
+    heads: int = Field(default=4, ge=1, description="attention heads")
+    kv_heads: int = Field(default=4, ge=1, description="heads of keys and values")
+    ffn: int = Field(default=384, ge=8, description="width of the feed-forward layers")
     context: int = Field(default=1024, ge=32, description="longest row in tokens")
     vocabulary: int = Field(default=2000, ge=16, description="upper limit")
     tokens: Literal["words", "bytes"] = Field(

@@ -1,4 +1,4 @@
-"""Writes what the documentation repeats from the code: `docs/algorithms.md`, README's tree and examples.
+"""Writes what documentation repeats from the code: `docs/algorithms.md`, `docs/recipes.md`, README's tree and examples.
 
 python docs/generate.py            # write
 python docs/generate.py --check    # exit code 1 where a file is out of date; a test runs this
@@ -85,6 +85,52 @@ def algorithms_page() -> str:
         parts.append(f"### {part.__name__}\n")
         parts.append(_formula(part))
     return "\n".join(parts).rstrip() + "\n"
+
+
+RECIPES_HEAD = """\
+# Recipes
+
+Written by `docs/generate.py` from the code. Do not edit.
+
+A recipe is a Python function that returns a frozen `Recipe`: tasks, context, model, rewards, algorithm, budget. Any of
+its settings can be changed from the command line, and a recipe of your own is named `package.module:function`, found
+from the folder that you are in.
+
+    turnwise train toy --show                                     # every setting with its value
+    turnwise train toy --set rl.lr=1e-3 --set algorithm=rloo      # values are read as JSON where they parse
+    turnwise train toy --set env.params.rooms=3 --set params.clip_low=0.1
+
+What runs of these recipes obtained stands in [results.md](results.md), what a run writes in [runs.md](runs.md).
+"""
+
+
+def recipes_page() -> str:
+    """The text of `docs/recipes.md`."""
+    from turnwise.training.config import Recipe
+    from turnwise.training.recipes import RECIPES
+    from turnwise.training.settings import as_json, settings
+
+    parts = [RECIPES_HEAD]
+    for name, function in sorted(RECIPES.items()):
+        made = function()
+        parts.append(f"## {name}\n")
+        parts.append(f"{made.env.id}, `{made.algorithm}`, held out: {made.env.eval_tasks} tasks.\n")
+        parts.append(f"{inspect.getdoc(function)}\n")
+    parts.append("## Settings\n")
+    parts.append(
+        "Parameters of algorithms (`params`) are listed in [algorithms.md](algorithms.md) and by `turnwise\n"
+        "algorithms`, those of environments (`env.params`, `env.options`) in [environments.md](environments.md).\n"
+    )
+    rows = (
+        (f"`{s.key}`", _default(as_json(s.default)), s.kind, s.help.replace("<", "&lt;"))
+        for s in settings(Recipe.model_validate({"name": "", "env": {"id": ""}}))
+    )
+    parts.append(_table(("setting", "default", "may be", "what it is for"), rows))
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _default(text: str) -> str:
+    return f"`{text}`" if text not in ("", "null") else ""
 
 
 def _index(rows: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
@@ -202,7 +248,11 @@ def readme(text: str) -> str:
 def outdated() -> dict[Path, str]:
     """Generated files whose content differs from what the code says, with what it should be."""
     front = ROOT / "README.md"
-    wanted = {ROOT / "docs" / "algorithms.md": algorithms_page(), front: readme(front.read_text())}
+    docs = ROOT / "docs"
+    wanted = {
+        docs / "algorithms.md": algorithms_page(), docs / "recipes.md": recipes_page(),
+        front: readme(front.read_text()),
+    }  # fmt: skip
     return {path: text for path, text in wanted.items() if not path.exists() or path.read_text() != text}
 
 

@@ -240,6 +240,7 @@ def train(
     settings: Settings = None,
     folder: Annotated[Path | None, typer.Option("--out", help="New folder of the run; default runs/RECIPE-N.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print every setting of the recipe, and train nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train: demonstrations, SFT, multi-turn RL, held-out evaluation before and after."""
@@ -247,6 +248,9 @@ def train(
     from .config import override, parse_settings
     from .progress import Display
 
+    if show:
+        _show(override(recipes.load(recipe), parse_settings(settings or [])), as_json)
+        return
     if bool(recipe) == bool(resume):
         raise RequestError("Expected a recipe or --resume DIR, " + ("got both." if recipe else "got neither."))
     if resume and settings:
@@ -261,6 +265,21 @@ def train(
         emit({"run": str(done.run), **done.results()})
     else:
         out.print(summary(done), markup=False, soft_wrap=True)
+
+
+def _show(recipe: Any, as_json: bool) -> None:
+    """A recipe, setting by setting; bold is what differs from the defaults."""
+    from . import settings
+
+    if as_json:
+        emit(recipe.model_dump(mode="json"))
+        return
+    table = Table(Column("setting", no_wrap=True), "value", "may be", "what it is for", box=None)
+    for each in settings.settings(recipe):
+        value = escape(settings.as_json(each.value))
+        shown = value if each.value == each.default else f"[bold]{value}[/bold]"
+        table.add_row(each.key, shown, escape(each.kind), escape(each.help))
+    out.print(table)
 
 
 def summary(done: Any) -> str:

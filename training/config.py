@@ -29,16 +29,16 @@ class Stage(_Part):
 class EnvConfig(_Part):
     """Which tasks are trained on and which are held out."""
 
-    id: str
+    id: str = Field(description="as `turnwise envs` lists it")
     params: dict[str, Any] = Field(default_factory=dict, description="passed to `tasks`: sizes, families, ...")
-    train_split: str = "train"
-    train_tasks: int = Field(default=1000, ge=1)
+    train_split: str = Field(default="train", description="split of the training tasks")
+    train_tasks: int = Field(default=1000, ge=1, description="training tasks to draw from")
     curriculum: tuple[Stage, ...] = Field(
         default=(), description="RL plays these stages in order instead, demonstrations come from all of them"
     )
-    eval_split: str = "test"
-    eval_tasks: int = Field(default=100, ge=1)
-    eval_params: dict[str, Any] | None = Field(default=None, description="where held-out tasks differ; None: `params`")
+    eval_split: str = Field(default="test", description="split of the held-out tasks")
+    eval_tasks: int = Field(default=100, ge=1, description="held-out tasks, each played before and after RL")
+    eval_params: dict[str, Any] | None = Field(default=None, description="of the held-out tasks; null: as `env.params`")
     seats: int = Field(
         default=1,
         ge=1,
@@ -53,22 +53,22 @@ class SFTConfig(_Part):
     """Imitation before RL: cross-entropy on the action tokens of demonstrations."""
 
     demos: int = Field(default=0, ge=0, description="demonstrations played; 0 skips SFT")
-    agent: Literal["expert", "random"] = "expert"
-    epochs: int = Field(default=1, ge=1)
-    lr: float = Field(default=2e-3, gt=0)
+    agent: Literal["expert", "random"] = Field(default="expert", description="whose play is imitated")
+    epochs: int = Field(default=1, ge=1, description="passes over the demonstrations")
+    lr: float = Field(default=2e-3, gt=0, description="learning rate")
     batch_tokens: int = Field(default=8192, ge=64, description="tokens per update")
 
 
 class RLConfig(_Part):
     """The multi-turn loop."""
 
-    steps: int = Field(default=20, ge=0)
-    tasks_per_step: int = Field(default=8, ge=1)
-    samples_per_task: int = Field(default=8, ge=1)
+    steps: int = Field(default=20, ge=0, description="rollout, update, weight sync; 0: imitation alone")
+    tasks_per_step: int = Field(default=8, ge=1, description="groups of a step: one task each")
+    samples_per_task: int = Field(default=8, ge=1, description="episodes of a group")
     epochs: int = Field(default=1, ge=1, description="passes over each batch")
     minibatches: int = Field(default=1, ge=1, description="updates per pass")
-    lr: float = Field(default=1e-4, gt=0)
-    critic_lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=1e-4, gt=0, description="learning rate of the policy")
+    critic_lr: float = Field(default=1e-3, gt=0, description="learning rate of a critic or process model")
     warmup: int = Field(default=0, ge=0, description="steps of linear learning-rate warm-up")
     dynamic_sampling: int = Field(
         default=0, ge=0, description="further draws to replace groups without a signal (DAPO)"
@@ -114,9 +114,9 @@ class RLConfig(_Part):
         default_factory=dict, description="overrides of the parameters of these parts"
     )
     critic_warmup: int = Field(default=0, ge=0, description="first steps that train the critic only")
-    grad_clip: float = Field(default=1.0, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    temperature: float = Field(default=1.0, gt=0)
+    grad_clip: float = Field(default=1.0, gt=0, description="largest gradient norm; what is above is scaled down")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's")
+    temperature: float = Field(default=1.0, gt=0, description="of sampling in training")
     max_gap: float = Field(default=1e-3, gt=0, description="largest |log-prob, sampler minus trainer| allowed")
 
 
@@ -127,32 +127,32 @@ class BudgetConfig(_Part):
     demonstrations and RL steps follow from `sft_share` and replace `sft.demos` and `rl.steps`.
     """
 
-    total: int | None = Field(default=None, ge=1)
-    sft_share: float = Field(default=0.6, ge=0, le=1)
-    demo_cost: int = Field(default=10, ge=1)
+    total: int | None = Field(default=None, ge=1, description="units in all; sets sft.demos and rl.steps")
+    sft_share: float = Field(default=0.6, ge=0, le=1, description="share of the units for demonstrations")
+    demo_cost: int = Field(default=10, ge=1, description="units of a demonstration; an RL episode costs one")
 
 
 class EvalConfig(_Part):
     """Held-out evaluation."""
 
     every: int = Field(default=0, ge=0, description="RL steps between evaluations; 0: only before and after")
-    trials: int = Field(default=1, ge=1)
-    temperature: float = Field(default=0.0, ge=0)
+    trials: int = Field(default=1, ge=1, description="episodes of each held-out task")
+    temperature: float = Field(default=0.0, ge=0, description="0: greedy")
 
 
 class EngineConfig(_Part):
     """Where tokens come from and where the model lives."""
 
-    kind: Literal["torch", "vllm"] = "torch"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    max_batch: int = Field(default=256, ge=1)
-    kv_cache_gib: float = Field(default=1.0, gt=0)
+    kind: Literal["torch", "vllm"] = Field(default="torch", description="what samples: the embedded engine, or vLLM")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where torch sees one")
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the sampler and the forward pass")
+    max_batch: int = Field(default=256, ge=1, description="sequences sampled at once")
+    kv_cache_gib: float = Field(default=1.0, gt=0, description="vLLM's key-value cache")
     threads: int = Field(default=0, ge=0, description="torch threads; 0: as many as cores")
     micro_tokens: int = Field(
         default=0, ge=0, description="padded tokens per forward pass of the trainer; 0: 4,096 on a CPU, 16,384 on a GPU"
     )
-    env_workers: int = Field(default=16, ge=1)
+    env_workers: int = Field(default=16, ge=1, description="worker processes, for environments that need their own")
 
 
 class Alarm(_Part):
@@ -186,7 +186,7 @@ ALARMS = (
 class Recipe(_Part):
     """A whole run: tasks, agent, rewards, algorithm, budget."""
 
-    name: str
+    name: str = Field(description="names run folders")
     env: EnvConfig
     context: Context = Context()
     limits: Limits = Limits()
@@ -194,7 +194,7 @@ class Recipe(_Part):
         default=ScratchModel(), description="sizes of a policy from scratch, or a checkpoint"
     )
     rewards: dict[str, float] = Field(default={"outcome": 1.0}, description="component -> weight")
-    algorithm: str = "grpo"
+    algorithm: str = Field(default="grpo", description="a row of `turnwise algorithms`")
     params: dict[str, Any] = Field(default_factory=dict, description="overrides of the algorithm's parameters")
     slots: dict[str, str | list[str]] = Field(
         default_factory=dict, description="parts put into the algorithm: slot -> part, or several"
@@ -205,13 +205,13 @@ class Recipe(_Part):
     eval: EvalConfig = EvalConfig()
     engine: EngineConfig = EngineConfig()
     checkpoint_every: int = Field(default=5, ge=1, description="RL steps between checkpoints")
-    alarms: tuple[Alarm, ...] = Field(default=ALARMS, description="signs of collapse to watch for; () for none")
+    alarms: tuple[Alarm, ...] = Field(default=ALARMS, description="signs of collapse to watch for; [] for none")
     program: str | tuple[str, ...] = Field(
         default="",
         description="an agent program that plays in place of the built-in agent, its tokens from the policy behind an "
         "OpenAI endpoint: package.module:function, or a command as a list",
     )
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="of tasks, dice, weights")
 
     @model_validator(mode="after")
     def _split_budget(self) -> Recipe:

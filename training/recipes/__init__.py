@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 
 from ...envs.errors import RequestError, UnknownName
 from ..config import Recipe
+from ..foreign import load_function
 from .alfworld import alfworld_six, alfworld_small
 from .choosing import servicedesk_small, shop_small
 from .scienceworld import scienceworld_small
@@ -31,11 +31,7 @@ def load(name: str) -> Recipe:
         if name not in RECIPES:
             raise UnknownName("recipe", name, RECIPES, hint="Your own: package.module:function.")
         return RECIPES[name]()
-    module, _, function = name.partition(":")
-    try:
-        made = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as error:
-        raise RequestError(f"Expected a recipe function at {name!r}: {error}.") from error
+    made = load_function(name, "a recipe")()
     if not isinstance(made, Recipe):
         raise RequestError(f"Expected {name!r} to return a Recipe, got {type(made).__name__}.")
     return made
