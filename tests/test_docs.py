@@ -62,7 +62,8 @@ def test_an_outdated_page_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     module = generator()
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text("<!-- tree -->\nold\n<!-- end -->\n")
-    (tmp_path / "docs" / "algorithms.md").write_text((DOCS / "algorithms.md").read_text())
+    for page in ("algorithms.md", "recipes.md"):
+        (tmp_path / "docs" / page).write_text((DOCS / page).read_text())
     for folder in ("envs", "agents", "rewards", "training"):
         (tmp_path / folder).symlink_to(ROOT / folder)
     monkeypatch.setattr(module, "ROOT", tmp_path)

@@ -40,17 +40,14 @@ def test_a_recipe_is_shown_and_not_trained(tmp_path: Path, monkeypatch: pytest.M
     assert line.split()[1:] == ["0.5", "number", ">", "0", "learning", "rate", "of", "the", "policy"]
     told = turnwise("train", "toy", "--show", "--json")
     assert json.loads(told.out) == recipes.load("toy").model_dump(mode="json")
-    assert (
-        turnwise("train", "toyy", "--show").code == 2
-        and turnwise("train", "toy", "--set", "rl.l=1", "--show").code == 2
-    )
+    for wrong in (("toyy",), ("toy", "--set", "rl.l=1"), ()):
+        assert turnwise("train", *wrong, "--show").code == 2
 
 
 def test_a_recipe_of_ones_own_is_found_beside_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my_recipes.py").write_text(
-        "from turnwise.training.recipes import load\n\n\ndef mine():\n    return load('toy').model_copy(update={'name': 'm'})\n"
-    )
+    code = "def mine():\n    return load('toy').model_copy(update={'name': 'm'})\n"
+    (tmp_path / "my_recipes.py").write_text(f"from turnwise.training.recipes import load\n\n\n{code}")
     assert turnwise("train", "my_recipes:mine", "--show", "--json").json["name"] == "m"
     missing = turnwise("train", "my_recipes:yours", "--show")
     assert missing.code == 2 and "Expected a recipe as package.module:function, got 'my_recipes:yours'" in " ".join(
