@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from test_cli import turnwise
+from turnwise.envs.errors import RequestError
 from turnwise.training import recipes
 from turnwise.training.config import override, parse_settings
 from turnwise.training.recipes import RECIPES
@@ -53,3 +54,21 @@ def test_a_recipe_of_ones_own_is_found_beside_the_user(tmp_path: Path, monkeypat
     assert missing.code == 2 and "Expected a recipe as package.module:function, got 'my_recipes:yours'" in " ".join(
         missing.err.split()
     )
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("context.commands=often", "'context.commands': Input should be a valid boolean, unable to interpret input; or "
+                                   "Input should be 'changed'. Got 'often'"),
+        ("model.layers=x", "'model.layers': Input should be a valid integer"),
+        ("model=5", "'model': Input should be a valid dictionary or instance of ScratchModel; or Input should be a valid "
+                    "string. Got 5"),
+        ('slots={"a": 5}', "'slots.a': Input should be a valid string; or Input should be a valid list. Got 5"),
+        ('alarms=[{"metric": "x", "above": "a"}]', "'alarms.0.above': Input should be a valid number"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_named_by_its_key_with_all_that_it_may_be(setting: str, says: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        override(recipes.load("toy"), parse_settings([setting]))
+    assert f"Bad value for {says}" in str(refused.value)

@@ -242,9 +242,27 @@ def build(data: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise RequestError(f"Bad value for {key!r}: {first['msg']}. Got {first['input']!r}.") from error
+        raise RequestError(_complaint(error.errors(), data)) from error
+
+
+def _complaint(errors: Sequence[Any], data: Mapping[str, Any]) -> str:
+    """What is wrong with the first wrong setting; where it may be of several types, with each of them."""
+    found = [(_path(error["loc"], data), error) for error in errors]
+    key, first = found[0]
+    ways = dict.fromkeys(error["msg"] for path, error in found if path == key)
+    return f"Bad value for {key!r}: {'; or '.join(ways)}. Got {first['input']!r}."
+
+
+def _path(loc: Sequence[int | str], data: Any) -> str:
+    """A place in the data, without what pydantic puts in between for the alternatives of a type."""
+    path = []
+    for part in loc:
+        try:
+            data = data[part]
+        except (TypeError, LookupError):
+            continue
+        path.append(str(part))
+    return ".".join(path)
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
