@@ -62,8 +62,8 @@ def test_a_recipe_of_ones_own_is_found_beside_the_user(tmp_path: Path, monkeypat
         ("context.commands=often", "'context.commands': Input should be a valid boolean, unable to interpret input; or "
                                    "Input should be 'changed'. Got 'often'"),
         ("model.layers=x", "'model.layers': Input should be a valid integer"),
-        ("model=5", "'model': Input should be a valid dictionary or instance of ScratchModel; or Input should be a valid "
-                    "string. Got 5"),
+        ("model=5", "'model': Input should be a valid dictionary or instance of ScratchModel; or Input should be a "
+                    "valid string. Got 5"),
         ('slots={"a": 5}', "'slots.a': Input should be a valid string; or Input should be a valid list. Got 5"),
         ('alarms=[{"metric": "x", "above": "a"}]', "'alarms.0.above': Input should be a valid number"),
     ],
