@@ -5,14 +5,25 @@ from __future__ import annotations
 import inspect
 import random
 import re
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 import pytest
-from turnwise.envs import RequestError, Task, UnknownName, tasks
+from hypothesis import given
+from hypothesis import strategies as st
+from turnwise.envs import Task, UnknownName, tasks
 from turnwise.envs.check import BAD_ACTIONS, check_env
 from turnwise.envs.textarena import names
-from turnwise.envs.textarena.searches import jumps, lake_path, push_boxes, slide_cars
+from turnwise.envs.textarena.searches import (
+    jumps,
+    lake_path,
+    merge_tiles,
+    push_boxes,
+    reach_target,
+    slide_cars,
+    slide_tiles,
+)
 from turnwise.envs.textarena.solvers import SOLVERS
 
 pytest.importorskip("textarena")
@@ -21,7 +32,6 @@ import textarena
 from turnwise.envs.textarena.env import TextArenaEnv
 
 ID = "turnwise/TextArena-v0"
-EXPERT = [name for name in names.TURNS if names.family_of(name) not in names.NO_EXPERT]
 
 
 def started(name: str, seed: int = 0) -> TextArenaEnv:
@@ -41,7 +51,7 @@ def win(env: TextArenaEnv) -> list[str]:
     return actions
 
 
-@pytest.mark.parametrize("name", EXPERT)
+@pytest.mark.parametrize("name", names.TURNS)
 def test_the_expert_wins_and_a_broken_rule_loses(name: str) -> None:
     for seed in (0, 1):
         win(started(name, seed))
@@ -51,14 +61,6 @@ def test_the_expert_wins_and_a_broken_rule_loses(name: str) -> None:
         *_, terminated, _, info = env.step("turnwise knows no such words")
         assert info["valid"] and not info["admissible"]
     assert terminated and info["stop"] == "failure" and not info["success"] and 0 <= info["score"] <= 0.99
-
-
-@pytest.mark.parametrize("name", [name for name in names.TURNS if name not in EXPERT])
-def test_games_without_an_expert_say_so(name: str) -> None:
-    env = started(name)
-    assert env.task is not None and not TextArenaEnv.has_expert(env.task)
-    with pytest.raises(RequestError, match="Expected a game with an expert"):
-        env.expert()
 
 
 def test_a_reward_that_is_not_a_win_is_no_success() -> None:
@@ -110,6 +112,82 @@ def env_of(name: str) -> TextArenaEnv:
     if env is None or env.state.success or env.state.failure or env.turn > names.TURNS[name] - 2:
         env = _kept[name] = started(name)
     return env
+
+
+# ---- 2048 and Countdown ----------------------------------------------------------------------------------
+
+TILE = st.sampled_from((0, 0, 2, 2, 4, 8, 64))
+BOARD = st.tuples(*[st.tuples(*[TILE] * 4)] * 4)
+
+
+@given(BOARD)
+def test_tiles_slide_as_in_the_game(board: Any) -> None:
+    game = env_of("2048-v0-easy")._game
+    for index, direction in enumerate(("up", "down", "left", "right")):
+        copied = type(game)()
+        copied.state = type("State", (), {"game_state": {"board": [list(row) for row in board]}})()
+        moved, _ = copied._apply_move(index)
+        after = slide_tiles(board, direction)
+        assert after == tuple(map(tuple, copied.state.game_state["board"])) and moved is (after != board)
+
+
+def test_the_expert_of_2048_knows_the_next_tile_and_does_not_take_it() -> None:
+    env = started("2048-v0-easy", 7)
+    for _ in range(20):
+        board = tuple(map(tuple, env._game.state.game_state["board"]))
+        action, dice = env.expert(), random.Random()
+        assert env.expert() == action
+        dice.setstate(env._random[0])
+        moved = slide_tiles(board, action[1:-1].lower())
+        empty = [(r, c) for r in range(4) for c in range(4) if not moved[r][c]]
+        (row, column), four = dice.choice(empty), dice.random() < 0.1
+        env.step(action)
+        assert env._game.state.game_state["board"][row][column] == (4 if four else 2)
+    stuck = tuple(tuple(2 << (r + c) % 2 for c in range(4)) for r in range(4))
+    assert merge_tiles(stuck, random.getstate()) == ""
+
+
+def test_tiles_merge_once_and_the_only_move_is_found() -> None:
+    board = ((2, 4, 8, 16), (4, 8, 16, 32), (8, 16, 32, 64), (16, 32, 64, 64))
+    assert slide_tiles(board, "up") == ((2, 4, 8, 16), (4, 8, 16, 32), (8, 16, 32, 128), (16, 32, 64, 0))
+    assert slide_tiles(((2, 2, 2, 2), (4, 2, 2, 0), (0,) * 4, (0,) * 4), "right")[:2] == ((0, 0, 4, 4), (0, 0, 4, 4))
+    corner = ((2, 4, 8, 16), (4, 8, 16, 32), (8, 16, 32, 64), (16, 32, 64, 0))  # two ways into the gap, one looks back
+    dice = random.Random(3).getstate()
+    assert merge_tiles(corner, dice) in ("down", "right") and merge_tiles(corner, dice, 1) in ("down", "right")
+
+
+def exactly(numbers: tuple[int, ...]) -> set[int]:
+    """Values of the expressions that use all of these numbers, by trying every one."""
+    if len(numbers) == 1:
+        return set(numbers)
+    found = set[int]()
+    for mask in range(1, 2 ** len(numbers) - 1):
+        one, two = (tuple(n for i, n in enumerate(numbers) if (mask >> i & 1) == bit) for bit in (1, 0))
+        for a, b in product(exactly(one), exactly(two)):
+            found |= {a + b, a - b, a * b} | ({a // b} if b and a % b == 0 else set())
+    return found
+
+
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=4), st.integers(1, 60))
+def test_a_target_is_reached_exactly_where_it_can_be(numbers: list[int], target: int) -> None:
+    moves, left = reach_target(tuple(numbers), target), list(numbers)
+    parts = (part for count in range(2, len(numbers) + 1) for part in combinations(numbers, count))
+    assert bool(moves) == any(target in exactly(part) for part in parts)
+    for move in moves:
+        i, j, sign = move[1:-1].split()
+        a, b = left[int(i)], left[int(j)]
+        left = [n for k, n in enumerate(left) if k not in (int(i), int(j))]
+        left.append({"+": a + b, "-": a - b, "*": a * b, "/": a // b if b and a % b == 0 else -(10**9)}[sign])
+    assert not moves or left[-1] == target
+
+
+def test_countdown_is_won_in_five_moves_and_lost_numbers_are_played_on() -> None:
+    env = started("Countdown-v0")
+    assert len(win(env)) <= 5
+    env = started("Countdown-v0")
+    for _ in range(4):  # 100 / 2, then what is left of it
+        env.step("[0 1 -]")
+    assert env.expert() == "[0 1 +]"
 
 
 # ---- randomness ------------------------------------------------------------------------------------------
@@ -221,12 +299,11 @@ def test_the_page_names_every_game_and_the_sizes() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("split", names.SEEDS)
-def test_the_expert_wins_every_task_that_has_one(split: str) -> None:
+def test_the_expert_wins_every_task(split: str) -> None:
     env: Any = TextArenaEnv()
     for each in tasks(ID, split):
-        if TextArenaEnv.has_expert(each):
-            env.reset(options={"task": each})
-            win(env)
+        env.reset(options={"task": each})
+        win(env)
 
 
 def test_textarena_keeps_every_promise() -> None:

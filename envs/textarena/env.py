@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from ..core import State, TextEnv
-from ..errors import RequestError
 from ..task import Task
 from . import names
 from .solvers import SOLVERS
@@ -38,10 +37,6 @@ class TextArenaEnv(TextEnv):
         """The first `count` tasks of `split`; `names.make_tasks` has the parameters."""
         return names.make_tasks(split, count, **params)
 
-    @classmethod
-    def has_expert(cls, task: Task) -> bool:
-        return names.family_of(str(task.params.get("name"))) not in names.NO_EXPERT
-
     def start(self, task: Task) -> State:
         import textarena
 
@@ -63,12 +58,10 @@ class TextArenaEnv(TextEnv):
         return self._look(bool(done), not refused)
 
     def expert(self) -> str:
-        assert self.task is not None
-        if not self.has_expert(self.task):
-            raise RequestError(f"Expected a game with an expert, got {self._name!r}, which has none.")
         if self.state.success or self.state.failure:
             return "[over]"
-        return self._solver.best(self._game)
+        with self._own_randomness():
+            return self._solver.best(self._game)
 
     def _look(self, done: bool, admissible: bool) -> State:
         state = self._game.state

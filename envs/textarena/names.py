@@ -31,11 +31,10 @@ TURNS: dict[str, int] = {
     "TowerOfHanoi-v0-hardcore": 252, "TowerOfHanoi-v0-extreme": 508,
 }  # fmt: skip
 """Game -> actions before the episode is truncated, refused ones included; most games end sooner."""
-UNSEEN = ("Mastermind", "Sokoban", "ThreeCardMonte", "Countdown")
+UNSEEN = ("Mastermind", "Sokoban", "ThreeCardMonte")
 """Families that no training task has."""
-FIXED = ("Cryptarithm", "PegJump", "TowerOfHanoi")
+FIXED = ("Countdown", "Cryptarithm", "PegJump", "TowerOfHanoi")
 """Families without chance: one task each, in a split of their own."""
-NO_EXPERT = ("2048", "Countdown")
 
 SEEDS = {"train": 100, "validation": 5, "test": 10, "unseen": 20, "fixed": 1}
 """Split -> seeds per game."""
@@ -48,13 +47,12 @@ def family_of(name: str) -> str:
 
 
 def split_names(split: str) -> tuple[str, ...]:
-    """Games of a split, those with an expert first."""
+    """Games of a split."""
     kind = split if split in ("unseen", "fixed") else ""
-    found = [
+    return tuple(
         name for name in TURNS
         if kind == ("unseen" if family_of(name) in UNSEEN else "fixed" if family_of(name) in FIXED else "")
-    ]  # fmt: skip
-    return tuple(sorted(found, key=lambda name: family_of(name) in NO_EXPERT))
+    )  # fmt: skip
 
 
 def splits() -> dict[str, int]:
@@ -65,7 +63,7 @@ def splits() -> dict[str, int]:
 def make_tasks(
     split: str, count: int | None = None, *, names: str | tuple[str, ...] | list[str] | None = None
 ) -> list[Task]:
-    """The first `count` tasks of `split`: the first seed of every game, games with an expert first, then the next.
+    """The first `count` tasks of `split`: the first seed of every game, then the next.
 
     names: one or several of the split's games.
     """

@@ -1,16 +1,21 @@
-"""Searches behind the experts: paths over ice, jumping pegs, sliding cars, pushed boxes."""
+"""Searches behind the experts: paths over ice, jumping pegs, sliding cars, pushed boxes, sums, merging tiles."""
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from functools import lru_cache
-from typing import TypeVar
+from itertools import pairwise, permutations
+from typing import Any, TypeVar
 
 Place = tuple[int, int]
 Car = tuple[str, int, int, int, bool]
 """Name, row, column, length, and whether it stands along its row."""
 _STEPS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
+Board = tuple[tuple[int, ...], ...]
+AHEAD = 3
+"""Moves that `merge_tiles` looks ahead."""
 S = TypeVar("S", bound=Hashable)
 
 
@@ -105,3 +110,94 @@ def push_boxes(
             yield name, (ahead, stand - {ahead} | {beyond} if ahead in stand else stand)
 
     return shortest((player, boxes), lambda state: state[1] <= goals, after)
+
+
+@lru_cache(maxsize=256)
+def reach_target(numbers: tuple[int, ...], target: int) -> tuple[str, ...]:
+    """Moves `[i j +]` that make the target of numbers, of which each is used at most once; empty where none do.
+
+    A move takes the numbers at two places away and puts what it makes at the end.
+    """
+    dead = set[tuple[int, ...]]()
+
+    def search(left: tuple[int, ...]) -> tuple[str, ...] | None:
+        if tuple(sorted(left)) in dead:
+            return None
+        for (i, a), (j, b) in permutations(enumerate(left), 2):
+            rest = tuple(n for place, n in enumerate(left) if place not in (i, j))
+            for sign, made in (("+", a + b), ("-", a - b), ("*", a * b), ("/", a // b if b and a % b == 0 else None)):
+                if made is None or abs(made) > 1_000_000:
+                    continue
+                more = () if made == target else search((*rest, made)) if rest else None
+                if more is not None:
+                    return (f"[{i} {j} {sign}]", *more)
+        dead.add(tuple(sorted(left)))
+        return None
+
+    return search(numbers) or ()
+
+
+def slide_tiles(board: Board, direction: str) -> Board:
+    """The board after a move, before a tile is added."""
+    if direction in ("up", "down"):
+        return _turned(slide_tiles(_turned(board), "left" if direction == "up" else "right"))
+    if direction == "right":
+        return tuple(_slid(row[::-1])[::-1] for row in board)
+    return tuple(map(_slid, board))
+
+
+def merge_tiles(board: Board, dice: Any, depth: int = AHEAD) -> str:
+    """The move after which the best board can be had `depth` moves on, with the tiles that the dice will add.
+
+    `dice` is a state of Python's random numbers; empty where nothing moves. What a board is worth follows R. Xiao's
+    2048-ai: free places and equal neighbours, less for rows and columns that rise and fall and for many tiles.
+    """
+    return _foresee(board, dice, depth)[1]
+
+
+def _foresee(board: Board, dice: Any, depth: int) -> tuple[float, str]:
+    if not depth:
+        return sum(map(_worth, board)) + sum(map(_worth, _turned(board))), ""
+    rng, best, chosen = random.Random(), float("-inf"), ""
+    for direction in _STEPS:
+        moved = slide_tiles(board, direction)
+        if moved != board:
+            rng.setstate(dice)
+            added = _with_tile(moved, rng)
+            value = _foresee(added, rng.getstate(), depth - 1)[0]
+            if value > best or not chosen:
+                best, chosen = value, direction
+    return best, chosen
+
+
+def _with_tile(board: Board, rng: random.Random) -> Board:
+    """The board with the tile that the game adds: the same draws in the same order."""
+    row, column = rng.choice([(r, c) for r, line in enumerate(board) for c, tile in enumerate(line) if not tile])
+    tile = 4 if rng.random() < 0.1 else 2
+    return tuple(
+        tuple(tile if (r, c) == (row, column) else old for c, old in enumerate(line)) for r, line in enumerate(board)
+    )
+
+
+def _turned(board: Board) -> Board:
+    return tuple(zip(*board, strict=True))
+
+
+@lru_cache(maxsize=1 << 17)
+def _slid(row: tuple[int, ...]) -> tuple[int, ...]:
+    """A row moved to the left, equal neighbours merged once."""
+    tiles, merged = [tile for tile in row if tile], list[int]()
+    while tiles:
+        tile = tiles.pop(0)
+        merged.append(2 * tiles.pop(0) if tiles and tiles[0] == tile else tile)
+    return (*merged, *[0] * (len(row) - len(merged)))
+
+
+@lru_cache(maxsize=1 << 17)
+def _worth(row: tuple[int, ...]) -> float:
+    ranks = [max(0, tile.bit_length() - 1) for tile in row]
+    there = [rank for rank in ranks if rank]
+    fall = sum(max(0, a**4 - b**4) for a, b in pairwise(ranks))
+    rise = sum(max(0, b**4 - a**4) for a, b in pairwise(ranks))
+    equal = sum(a == b for a, b in pairwise(there))
+    return 270 * ranks.count(0) + 700 * equal - 47 * min(fall, rise) - 11 * sum(rank**3.5 for rank in there)

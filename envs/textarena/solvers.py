@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
+import random
 import re
 from functools import lru_cache
 from itertools import combinations, product
 from typing import Any
 
-from .searches import jumps, lake_path, push_boxes, slide_cars
+from .searches import Board, jumps, lake_path, merge_tiles, push_boxes, reach_target, slide_cars, slide_tiles
 
 DIRECTIONS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
 Commands = tuple[str, ...] | None
@@ -292,18 +292,30 @@ def _letters(addends: tuple[str, ...], result: str) -> dict[str, int]:
     return fill(width - 1, 0, 0, {}) or {}
 
 
+class Countdown(Solver):
+    def best(self, game: Any) -> str:
+        """A way to the target, or any move where numbers that it needs are spent."""
+        return (*reach_target(tuple(game.numbers), game.target), "[0 1 +]")[0]
+
+
 class Game2048(Solver):
     def moves(self, game: Any) -> Commands:
         """Directions in which something moves."""
-        return tuple(
-            f"[{name}]" for index, name in enumerate(("Up", "Down", "Left", "Right"))
-            if copy.deepcopy(game)._apply_move(index)[0]
-        )  # fmt: skip
+        board = _tiles(game)
+        return tuple(f"[{name.capitalize()}]" for name in DIRECTIONS if slide_tiles(board, name) != board)
+
+    def best(self, game: Any) -> str:
+        """Looks ahead with the tiles that will come: the dice are the game's own here."""
+        return f"[{merge_tiles(_tiles(game), random.getstate()).capitalize()}]"
+
+
+def _tiles(game: Any) -> Board:
+    return tuple(map(tuple, game.state.game_state["board"]))
 
 
 SOLVERS: dict[str, Solver] = {
     "2048": Game2048(),
-    "Countdown": Solver(),
+    "Countdown": Countdown(),
     "Crosswords": Crosswords(),
     "Cryptarithm": Cryptarithm(),
     "FrozenLake": FrozenLake(),

@@ -20,6 +20,11 @@ MUTANTS = (
         "if form is not None and not form.match(answer):",
         T_REASONING,
     ),
+    Mutant("tiles merge twice", f"{ARENA}/searches.py", "merged.append(2 * tiles.pop(0) if",
+           "tiles.insert(0, 2 * tiles.pop(0)) if tiles and tiles[0] == tile else merged.append(tile if", T_ARENA),
+    Mutant("another tile is foreseen", f"{ARENA}/searches.py", "rng.setstate(dice)", "pass", T_ARENA),
+    Mutant("a spent number is used again", f"{ARENA}/searches.py", "if place not in (i, j))\n            for sign",
+           "if place != i)\n            for sign", T_ARENA),
     Mutant(
         "any four numbers make 24",
         f"{REASONING}/grading.py",

@@ -124,7 +124,7 @@ DEFINED = (
         Part(name="python", kind=CONTENT, env="turnwise/PythonTool-v0", count=100),
         Part(name="repositories", kind=CONTENT, env="turnwise/SWE-v0", count=100),
     )),
-    Suite(name="games", version=1, about="Opponents, kinds of question and games that training does not have.", parts=(
+    Suite(name="games", version=2, about="Opponents, kinds of question and games that training does not have.", parts=(
         Part(name="negotiation", kind=KINDS, env="turnwise/Negotiation-v0", split="unseen", count=100),
         Part(name="werewolf", kind=KINDS, env="turnwise/Werewolf-v0", split="unseen", count=100),
         Part(name="reasoning", kind=KINDS, env="turnwise/ReasoningGym-v0", split="unseen", count=200),
