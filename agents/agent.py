@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import random
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -76,9 +77,9 @@ class Agent(Protocol):
 class EpisodeAgent(Agent):
     """An agent that plays whole episodes by itself, environment included."""
 
+    @abstractmethod
     async def episode(self, episode: Episode, pool: Pool, limits: Limits, name: str) -> Trajectory:
         """Play one episode; `name` is its own within a rollout."""
-        raise NotImplementedError
 
 
 class Dialogue:

@@ -12,7 +12,7 @@ import typer
 
 from ..envs.addresses import address, is_local
 from ..envs.errors import RequestError
-from .terminal import Json, Params, emit, err, listen, out
+from .terminal import LOCAL, Host, Json, Params, Port, emit, err, listen, out
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -27,10 +27,8 @@ def add_to(app: typer.Typer) -> None:
 
 def serve(
     env: Annotated[str, typer.Argument(help="Environment id.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8000,
-    host: Annotated[str, typer.Option(help="Address to listen on; another than the default opens it to others.")] = (
-        "127.0.0.1"
-    ),
+    port: Port = 8000,
+    host: Host = LOCAL,
     max_sessions: Annotated[int, typer.Option(min=1, help="Clients at once, each with its own environment.")] = 64,
     lease: Annotated[float, typer.Option(help="Seconds after which an idle session is freed.")] = 600.0,
     split: Annotated[list[str] | None, typer.Option(help="Split to serve; repeatable. Default: all.")] = None,

@@ -18,6 +18,9 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on s
 Params = Annotated[
     list[str] | None, typer.Option("--param", help="Task parameter key=value, e.g. rooms=3; repeatable.")
 ]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; another than the default opens it to others.")]
+LOCAL = "127.0.0.1"
 
 
 def fail(message: str, code: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from itertools import combinations, product
 from typing import Any
@@ -15,14 +16,15 @@ Commands = tuple[str, ...] | None
 _BRACKET = re.compile(r"\[[^\[\]]*\]")
 
 
-class Solver:
+class Solver(ABC):
     """One family of games. `moves` is None where a list would tell what is hidden, or would be too long."""
 
     def moves(self, game: Any) -> Commands:
         return None
 
+    @abstractmethod
     def best(self, game: Any) -> str:
-        raise NotImplementedError
+        """The next action of a player that wins."""
 
     def one_move(self, action: str) -> str:
         """What the game is given of an action."""

@@ -138,29 +138,30 @@ def _add_runs(app: FastAPI, site: Site) -> None:
 def _add_seeds(app: FastAPI, site: Site) -> None:
     """Runs of one recipe over each other."""
 
-    def readable(run: str) -> list[tuple[str, summary.Series, list[Any]]]:
-        """Those of the run's recipe that can be read."""
-        found = []
-        site.found(run)
-        for name in seeds.groups(folders.find(site.root)).get(run, [run]):
+    def readable(run: str) -> dict[folders.Found, tuple[summary.Series, list[Any]]]:
+        """Those of the run's recipe that can be read, with their numbers."""
+        chosen, runs = site.found(run), folders.find(site.root)
+        found = {}
+        for name in seeds.groups(runs).get(chosen.name, [chosen.name]):
             with suppress(folders.Unreadable):
-                found.append((name, *_numbers(site.found(name))))
+                found[runs[name]] = _numbers(runs[name])
         return found
 
     @app.get("/seeds")
     def over_seeds(request: Request, run: str) -> Response:
         runs = readable(run)
-        mean = seeds.held_out(runs)
-        about = {name: summary.describe(folders.card(site.found(name))) for name, *_ in runs}
+        mean = seeds.across([[(step, rate.mean) for step, rate in held_out] for _, held_out in runs.values()])
+        about = {found.name: summary.describe(folders.card(found)) for found in runs}
         return site.page(
             request, "seeds", name=run, names=list(about), about=about.get(run, {}), mean=mean[-1] if mean else None,
-            lines=[(summary.line(site.found(name)), about[name]["seed"]) for name in about],
-            metrics=sorted({metric for _, metrics, _ in runs for metric in metrics}),
+            lines=[(summary.line(found), about[found.name]["seed"]) for found in runs],
+            metrics=sorted({metric for metrics, _ in runs.values() for metric in metrics}),
         )  # fmt: skip
 
     @app.get("/api/seeds")
     def seeds_data(run: str, metric: Metrics = []) -> Response:  # noqa: B006
-        return JSONResponse({"charts": seeds.charts(readable(run), metric)})
+        runs = [(found.name, *numbers) for found, numbers in readable(run).items()]
+        return JSONResponse({"charts": seeds.charts(runs, metric)})
 
 
 def _numbers(found: folders.Found) -> tuple[summary.Series, list[Any]]:

@@ -11,7 +11,7 @@ import typer
 
 from ...envs.addresses import address, is_local
 from ...envs.errors import RequestError
-from ..terminal import Json, emit, err, listen, out
+from ..terminal import LOCAL, Host, Json, Port, emit, err, listen, out
 
 NEEDS = ("fastapi", "uvicorn", "jinja2", "plotly", "scipy")
 
@@ -23,10 +23,8 @@ def add_to(app: typer.Typer) -> None:
 
 def view(
     folder: Annotated[Path, typer.Argument(help="Folder with runs and evaluations, or one of them.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8765,
-    host: Annotated[str, typer.Option(help="Address to listen on; another than the default opens it to others.")] = (
-        "127.0.0.1"
-    ),
+    port: Port = 8765,
+    host: Host = LOCAL,
     as_json: Json = False,
 ) -> None:
     """Runs and evaluations in the browser, live while they are trained; ends with Ctrl-C."""

@@ -44,11 +44,6 @@ def across(series: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, Int
     return [(step, mean_interval([[v] for v in values])) for step, values in sorted(at.items()) if len(values) > 1]
 
 
-def held_out(runs: Runs) -> list[tuple[int, Interval]]:
-    """`across` of held-out success."""
-    return across([[(step, found.mean) for step, found in series] for _, _, series in runs])
-
-
 def charts(runs: Runs, chosen: Sequence[str]) -> list[dict[str, Any]]:
     """The charts of a comparison, runs as thin lines, with their mean."""
     found = summary.comparison(runs, chosen)
