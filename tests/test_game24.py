@@ -7,13 +7,13 @@ import itertools
 import random
 import re
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages import section_of
 from turnwise.agents.agent import ScriptedAgent
 from turnwise.agents.rollout import Episode
 from turnwise.envs import RequestError, Task, tasks
@@ -134,10 +134,7 @@ def test_splits_share_no_puzzle_and_hold_them_all() -> None:
 
 
 def test_the_page_names_every_parameter_and_the_sizes() -> None:
-    page = Path(__file__).parent.parent / "docs" / "environments.md"
-    if not page.is_file():
-        pytest.skip("the documentation is not beside the tests")
-    text = re.split(r"\n## ", page.read_text().split(f"\n## {ID}\n")[1])[0]
+    text = section_of(ID)
     own = {
         name for function in (Game24Env.tasks, Game24Env.__init__) for name in inspect.signature(function).parameters
     } - {"self", "split", "count", "params", "render_mode"}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import random
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages import section_of
 from turnwise.agents.agent import ReplayAgent, ScriptedAgent
 from turnwise.agents.rollout import Episode
 from turnwise.agents.seats import SeatedAgent
@@ -323,10 +323,7 @@ def test_scripted_agents_play_both_seats() -> None:
 
 
 def test_the_page_names_every_parameter_and_the_sizes() -> None:
-    page = Path(__file__).parent.parent / "docs" / "environments.md"
-    if not page.is_file():
-        pytest.skip("the documentation is not beside the tests")
-    text = re.split(r"\n## ", page.read_text().split(f"\n## {ID}\n")[1])[0]
+    text = section_of(ID)
     own = set(inspect.signature(NegotiationEnv.tasks).parameters) - {"split", "count"}
     assert set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) >= own
     for split, size in SIZES.items():

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from helpers import run
+from pages import section_of
 from turnwise.agents.agent import ScriptedAgent
 from turnwise.agents.rollout import Episode
 from turnwise.agents.trajectory import Row
@@ -229,10 +230,7 @@ def test_a_snapshot_is_replayed_with_what_code_drew_and_wrote() -> None:
 
 
 def test_the_page_names_every_parameter_and_size() -> None:
-    page = Path(__file__).parent.parent / "docs" / "environments.md"
-    if not page.is_file():
-        pytest.skip("the documentation is not beside the tests")
-    text = re.split(r"\n## ", page.read_text().split(f"\n## {ID}\n")[1])[0]
+    text = section_of(ID)
     own = set(inspect.signature(PythonToolEnv.tasks).parameters) - {"split", "count"}
     assert set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) == own | {"schemas"}
     for split, size in PythonToolEnv.splits().items():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import section_of
 from turnwise.envs import RequestError, Task, UnknownName, tasks
 from turnwise.envs.check import check_env
 from turnwise.envs.reasoning import names
@@ -239,10 +240,7 @@ def test_bad_arguments_of_a_generator_are_named() -> None:
 
 
 def test_the_page_names_every_parameter_and_the_sizes() -> None:
-    page = Path(__file__).parent.parent / "docs" / "environments.md"
-    if not page.is_file():
-        pytest.skip("the documentation is not beside the tests")
-    text = re.split(r"\n## ", page.read_text().split(f"\n## {ID}\n")[1])[0]
+    text = section_of(ID)
     own = set(inspect.signature(names.make_tasks).parameters) - {"split", "count"}
     assert set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) >= own
     for split, size in names.splits().items():

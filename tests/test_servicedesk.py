@@ -16,6 +16,7 @@ import pytest
 from helpers import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages import section_of
 from turnwise.agents.agent import ReplayAgent, ScriptedAgent
 from turnwise.agents.rollout import Episode, Limits, rollout
 from turnwise.envs import RequestError, StopReason, Task, UnknownName, tasks
@@ -200,10 +201,7 @@ def test_bad_parameters_are_named(params: dict[str, Any], says: str) -> None:
 
 
 def test_the_page_names_every_parameter_and_the_sizes() -> None:
-    page = Path(__file__).parent.parent / "docs" / "environments.md"
-    if not page.is_file():
-        pytest.skip("the documentation is not beside the tests")
-    text = re.split(r"\n## ", page.read_text().split(f"\n## {ID}\n")[1])[0]
+    text = section_of(ID)
     own = {
         name
         for function in (ServiceDeskEnv.tasks, ServiceDeskEnv.__init__)

@@ -6,13 +6,13 @@ import inspect
 import json
 import random
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages import section_of
 from turnwise.agents.agent import ScriptedAgent
 from turnwise.agents.rollout import Episode
 from turnwise.envs import RequestError, Task, UnknownName, tasks
@@ -431,10 +431,7 @@ def test_the_expert_undoes_what_somebody_broke() -> None:
 
 
 def test_the_page_names_every_parameter_program_and_kind() -> None:
-    page = Path(__file__).parent.parent / "docs" / "environments.md"
-    if not page.is_file():
-        pytest.skip("the documentation is not beside the tests")
-    text = re.split(r"\n## ", page.read_text().split(f"\n## {ID}\n")[1])[0]
+    text = section_of(ID)
     own = set(inspect.signature(SWEEnv.tasks).parameters) - {"split", "count"}
     assert set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) == own | {"schemas"}
     for split, size in SWEEnv.splits().items():

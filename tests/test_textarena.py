@@ -6,12 +6,12 @@ import inspect
 import random
 import re
 from itertools import combinations, product
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pages import section_of
 from turnwise.envs import Task, UnknownName, tasks
 from turnwise.envs.check import BAD_ACTIONS, check_env
 from turnwise.envs.textarena import names
@@ -286,10 +286,7 @@ def test_bad_names_are_named() -> None:
 
 
 def test_the_page_names_every_game_and_the_sizes() -> None:
-    page = Path(__file__).parent.parent / "docs" / "environments.md"
-    if not page.is_file():
-        pytest.skip("the documentation is not beside the tests")
-    text = re.split(r"\n## ", page.read_text().split(f"\n## {ID}\n")[1])[0]
+    text = section_of(ID)
     own = set(inspect.signature(names.make_tasks).parameters) - {"split", "count"}
     assert set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) >= own
     for split, size in names.splits().items():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import run
+from pages import section_of
 from turnwise.agents.agent import ReplayAgent, ScriptedAgent
 from turnwise.agents.rollout import Episode
 from turnwise.agents.seats import SeatedAgent, by_seat
@@ -334,10 +334,7 @@ def test_roles_take_turns() -> None:
 
 
 def test_the_page_names_every_parameter_and_the_sizes() -> None:
-    page = Path(__file__).parent.parent / "docs" / "environments.md"
-    if not page.is_file():
-        pytest.skip("the documentation is not beside the tests")
-    text = re.split(r"\n## ", page.read_text().split(f"\n## {ID}\n")[1])[0]
+    text = section_of(ID)
     own = set(inspect.signature(WerewolfEnv.tasks).parameters) - {"split", "count"}
     assert set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) >= own
     for split, size in SIZES.items():
