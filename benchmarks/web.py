@@ -25,7 +25,8 @@ from typing import Any
 from measure import interleave, load_average, machine, merge_json, ratio
 from playwright.sync_api import sync_playwright
 from turnwise.envs import Task, make, tasks
-from turnwise.envs.browser import FLAGS, BrowserPage, program
+from turnwise.envs.browser import BrowserPage
+from turnwise.envs.chromium import FLAGS, program
 from turnwise.envs.miniwob import names
 from turnwise.envs.processes import proportional_mb
 from turnwise.envs.shop import goals

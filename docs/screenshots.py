@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
-from turnwise.envs.browser import program
+from turnwise.envs.chromium import program
 
 WAIT_MS = 800
 """For charts to be drawn."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from .errors import EnvError
+from .page_text import MAX_NAME_CHARS, Box, Element, PageText, quoted
 
-STYLES = ["background-color"]
-MAX_NAME_CHARS, MAX_VALUE_CHARS, MAX_ELEMENTS = 300, 3000, 600
+STYLES = ["background-color", "background-image", "border-top-style"]
+MAX_ELEMENTS = 600
 
 WIDGETS = frozenset(
     [
@@ -69,47 +69,8 @@ _INLINE = frozenset(
 )
 _NEVER = frozenset(("html", "body", "#document", "script", "style", "head", "form", "label"))
 _NO_COLOUR = "rgba(0, 0, 0, 0)"
+_PICTURES = frozenset(("svg", "canvas", "img"))
 _STATES = ("checked", "selected", "pressed", "expanded", "disabled", "readonly", "multiline", "focused")
-
-
-class Element(NamedTuple):
-    """Something on a page that can be acted upon."""
-
-    number: int
-    role: str
-    """Chromium's role, `clickable` for others that listen to clicks or take focus, `shape` for parts of drawings."""
-    name: str
-    value: str
-    node: int
-    """Chromium's id of the DOM node."""
-    states: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
-    """What a drop-down offers."""
-    look: str = ""
-    """What tells it from others where it has no name: the shape of a drawing's part, a class, a colour."""
-
-    def line(self) -> str:
-        """`[3] button "Buy Now" (disabled)`"""
-        parts = [f"[{self.number}]", self.look if self.role == "shape" else f"{self.role} {self.look}".strip()]
-        parts += [quoted(self.name)] if self.name else []
-        parts += [f"value={quoted(self.value, MAX_VALUE_CHARS)}"] if self.value else []
-        parts += [f"({', '.join(self.states)})"] if self.states else []
-        parts += ["options: " + " | ".join(quoted(option) for option in self.options)] if self.options else []
-        return " ".join(parts)
-
-
-class PageText(NamedTuple):
-    """What a page shows now."""
-
-    text: str
-    elements: tuple[Element, ...]
-
-    def find(self, role: str, name: str | None = None) -> Element:
-        """The first element of a role, and of a name where one is given; raises `EnvError` where there is none."""
-        for element in self.elements:
-            if element.role == role and name in (None, element.name):
-                return element
-        raise EnvError(f"Expected {role} {name or ''!r} on the page, got:\n{self.text}")
 
 
 class _Dom(NamedTuple):
@@ -119,36 +80,38 @@ class _Dom(NamedTuple):
     laid_out: bool
 
 
-def describe(tree: dict[str, Any], snapshot: dict[str, Any]) -> PageText:
-    """The text of a page from Chromium's `Accessibility.getFullAXTree` and `DOMSnapshot.captureSnapshot` (`STYLES`)."""
-    reader = _Reader(tree["nodes"], snapshot)
+def describe(tree: dict[str, Any], snapshot: dict[str, Any], places: bool = False) -> PageText:
+    """The text of a page from Chromium's `Accessibility.getFullAXTree` and `DOMSnapshot.captureSnapshot` (`STYLES`).
+
+    places: say where everything is, and list what is seen and has neither words nor a use: pictures, coloured boxes.
+    """
+    reader = _Reader(tree["nodes"], snapshot, places)
     if tree["nodes"]:
         reader.read(tree["nodes"][0], False)
     reader.read_other_drawings()
+    if places:
+        reader.read_boxes()
     reader.flush()
     return PageText("\n".join(reader.lines), tuple(reader.elements))
-
-
-def quoted(text: str, limit: int = MAX_NAME_CHARS) -> str:
-    """In double quotes, on one line, at most `limit` characters."""
-    text = " ".join(text.split())
-    return '"' + (text if len(text) <= limit else text[: limit - 1] + "…") + '"'
 
 
 class _Reader:
     """Walks the accessibility tree in the order of the document."""
 
-    def __init__(self, nodes: list[dict[str, Any]], snapshot: dict[str, Any]) -> None:
+    def __init__(self, nodes: list[dict[str, Any]], snapshot: dict[str, Any], places: bool) -> None:
         self._nodes = {node["nodeId"]: node for node in nodes}
-        self._strings = snapshot["strings"]
+        self._strings: list[str] = [*snapshot["strings"], ""]  # the last is what an index of -1 means
         self._document = snapshot["documents"][0]
         self._parents: list[int] = self._document["nodes"]["parentIndex"]
         self._dom = dict(self._read_dom())
         self._drawn = set[int]()
+        self._rows = {index: row for row, index in enumerate(self._document["layout"]["nodeIndex"])}
+        self._places = places
         self._named = {_value(node, "name") for node in nodes if _value(node, "role") in WIDGETS}
         self.lines: list[str] = []
         self.elements: list[Element] = []
         self._texts: list[str] = []
+        self._text_box: Box | None = None
         self._block = self._last_text = -1
         kinds, values = self._document["nodes"]["nodeType"], self._document["nodes"]["nodeValue"]
         self._spaces = {at for at, kind in enumerate(kinds) if kind == 3 and not self._strings[values[at]].strip()}
@@ -183,7 +146,9 @@ class _Reader:
     def flush(self) -> None:
         """End the line of text under way."""
         line, self._texts = " ".join("".join(self._texts).split()), []
-        self._block = -1
+        if line and self._text_box:
+            line = f"{line} {self._text_box.words()}"
+        self._block, self._text_box = -1, None
         self.lines += [line] if line else []
 
     def _below(self, node: dict[str, Any], named: bool) -> None:
@@ -206,6 +171,11 @@ class _Reader:
     def _read_clickable(self, node: dict[str, Any], named: bool) -> None:
         text = self._text(node)
         whole = len(text) <= MAX_NAME_CHARS // 3 and self._is_plain(node)
+        if self._places:  # a name has one place, so what stands below one another is not one name
+            texts = [each for each in self._all_below(node) if _value(each, "role") == "StaticText"]
+            whole = (
+                whole and len({self._block_of(self._dom.get(each.get("backendDOMNodeId", -1))) for each in texts}) < 2
+            )
         look = "" if whole and text else self._look(self._dom[node["backendDOMNodeId"]].index)
         name = text if whole else ""
         self._add(Element(0, "clickable", name, "", node["backendDOMNodeId"], _states(node), look=look))
@@ -216,6 +186,32 @@ class _Reader:
         for dom in list(self._dom.values()):
             if dom.tag == "svg" and dom.laid_out and dom.index not in self._drawn:
                 self._read_drawing(dom.index)
+
+    def read_boxes(self) -> None:
+        """What has a picture, a background or a border, no words, and no element in it; and drawings."""
+        known = {self._dom[each.node].index for each in self.elements}
+        taken = known.union(*(self._ancestors(index) for index in known))
+        nodes = self._document["nodes"]
+        for index, kind in enumerate(nodes["nodeType"]):
+            if kind == 3 and self._strings[nodes["nodeValue"][index]].strip():
+                taken.update(self._ancestors(index))
+        for id, dom in list(self._dom.items()):
+            box = self._box(dom.index)
+            seen = box and min(box.width, box.height) > 1 and nodes["nodeType"][dom.index] == 1 and self._is_seen(dom)
+            if seen and (dom.tag == "svg" or dom.index not in taken):
+                look = " ".join(filter(None, (dom.tag if dom.tag in _PICTURES else "", self._look(dom.index))))
+                self._add(Element(0, "box", "", "", id, look=look))
+
+    def _is_seen(self, dom: _Dom) -> bool:
+        styles = [self._strings[each] for each in self._document["layout"]["styles"][self._rows[dom.index]]]
+        return dom.tag in _PICTURES or (dom.tag not in _NEVER and styles not in ([], [_NO_COLOUR, "none", "none"]))
+
+    def _box(self, index: int) -> Box | None:
+        """Where a node is seen; None where places are not asked for, or it is not laid out."""
+        if not self._places or index not in self._rows:
+            return None
+        left, top, width, height = self._document["layout"]["bounds"][self._rows[index]]
+        return Box(left - self._document["scrollOffsetX"], top - self._document["scrollOffsetY"], width, height)
 
     def _svg_of(self, dom: _Dom | None) -> int | None:
         """The drawing that an element is or is a part of."""
@@ -242,9 +238,9 @@ class _Reader:
 
     def _look(self, index: int) -> str:
         """Classes or else the id of an element, and its background where it has a colour."""
-        facts, layout = self._attributes(index), self._document["layout"]
+        facts = self._attributes(index)
         names = facts.get("class") or facts.get("id") or ""
-        styles = layout["styles"][layout["nodeIndex"].index(index)] if index in layout["nodeIndex"] else []
+        styles = self._document["layout"]["styles"][self._rows[index]] if index in self._rows else []
         colour = self._strings[styles[0]] if styles else ""
         shown = "" if colour in ("", _NO_COLOUR) else f"background={colour.replace(' ', '')}"
         return " ".join(filter(None, (" ".join(f".{name}" for name in names.split()), shown)))[:MAX_NAME_CHARS]
@@ -263,7 +259,8 @@ class _Reader:
     def _add(self, element: Element) -> None:
         self.flush()
         if len(self.elements) < MAX_ELEMENTS:
-            element = element._replace(number=len(self.elements) + 1)
+            box = self._box(self._dom[element.node].index)
+            element = element._replace(number=len(self.elements) + 1, box=box)
             self.elements.append(element)
             self.lines.append(element.line())
 
@@ -279,6 +276,8 @@ class _Reader:
             self._texts.append(" ")  # the tree has such spaces at some times only
         self._block, self._last_text = block, dom.index if dom else self._last_text
         self._texts.append(text)
+        box = self._box(dom.index) if dom else None
+        self._text_box = box.around(self._text_box) if box and self._text_box else box or self._text_box
 
     def _block_of(self, dom: _Dom | None) -> int:
         """The nearest ancestor that begins a line of its own."""

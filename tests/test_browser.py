@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 from turnwise.agents.agent import ScriptedAgent
 from turnwise.agents.rollout import Episode, rollout
-from turnwise.envs import EnvError, RequestError, browser, env_class, make, register, spec, tasks
+from turnwise.envs import EnvError, RequestError, chromium, env_class, make, register, spec, tasks
 from turnwise.envs.browser import BrowserPage
 from turnwise.envs.check import check_env
 from turnwise.envs.core import StopReason
@@ -26,7 +27,7 @@ from turnwise.training import doctor
 
 MISSING = [name for name in ("playwright", "fastapi", "uvicorn", "miniwob") if importlib.util.find_spec(name) is None]
 needs_browser = pytest.mark.skipif(
-    bool(MISSING) or not browser.program(),
+    bool(MISSING) or not chromium.program(),
     reason=f"needs {', '.join(MISSING) or 'a Chromium'}: see `turnwise doctor`",
 )
 PAGE = """<!doctype html><title>Test</title>
@@ -128,17 +129,91 @@ def test_an_action_does_what_it_says(opened: BrowserPage, action: str, expected:
         ("select[5][x]", "no options to select"),
         ("select[3][medium]", "no option 'medium'"),
         ("click[4]", "disabled or gone"),
+        ("drag[8]", "drag takes two to 64 stops"),
+        ("drag[8][10,10]" + "[10,10]" * 63, "drag takes two to 64 stops"),
+        ("drag[8][13]", r"no element \[13\]"),
+        ("drag[8][-1,5]", r"no element \[-1,5\]"),
+        ("drag[10,10][800,10]", "outside of the window of 800x600"),
+        ("hover[10,600]", "outside of the window"),
+        ("click[10,10][20,20]", "click and hover one"),
         ("press[F5]", "no key 'F5'"),
         ("press[1][Alt+F4]", "no key"),
         ("goto[http://example.com]", "no action here"),
     ],
 )
 def test_what_cannot_be_done_is_told_and_changes_nothing(opened: BrowserPage, action: str, message: str) -> None:
-    import re
-
     before = opened.read()
     assert re.search(message, opened.act(action, before))
     assert opened.read().text.replace(" (focused)", "") == before.text
+
+
+POINTED = """<!doctype html><title>Test</title><style>body { margin: 0 } div { position: absolute }</style>
+<div style="left: 10px; top: 20px; width: 30px; height: 40px; background: rgb(1, 2, 3)" class="dark"></div>
+<div style="left: 50px; top: 20px; width: 20px; height: 20px; border: 2px solid"></div>
+<div style="left: 90px; top: 20px; width: 20px; height: 20px">bare</div>
+<div style="left: 130px; top: 20px; width: 20px; height: 20px"></div>
+<canvas style="position: absolute; left: 200px; top: 100px" width="50" height="60"></canvas>
+<svg style="position: absolute; left: 300px; top: 100px" width="50" height="60">
+  <circle cx="20" cy="20" r="10" stroke="" transform="translate(5, 7)"/></svg>
+<div style="left: 10px; top: 200px; width: 80px; height: 60px" onclick="0"><p>one</p><p>two</p></div>
+<script>
+  window.told = [];
+  const tell = e => told.push(`${e.type} ${e.clientX},${e.clientY} ${e.buttons} ${Date.now()}`);
+  for (const name of ['mousedown', 'mousemove', 'mouseup', 'click']) addEventListener(name, tell);
+</script>"""
+
+
+@pytest.fixture
+def pointed(tmp_path: Path) -> Iterator[BrowserPage]:
+    (tmp_path / "pointed.html").write_text(POINTED)
+    page = BrowserPage(virtual_clock=True)
+    page.open((tmp_path / "pointed.html").as_uri(), tick_ms=400)
+    yield page
+    page.close()
+
+
+@needs_browser
+def test_a_page_as_text_with_places(pointed: BrowserPage) -> None:
+    shown = pointed.read(places=True)
+    fonts = re.compile(r" at \d+,\d+ size \d+x\d+$")  # the place of a text hangs on the machine's fonts
+    assert [line if line[0] == "[" else fonts.sub("", line) for line in shown.text.splitlines()] == [
+        "bare",
+        "[1] circle cx=20 cy=20 r=10 at 325,127 size 20x20",
+        "[2] clickable at 50,230 size 80x60",
+        "one",
+        "two",
+        "[3] box .dark background=rgb(1,2,3) at 25,40 size 30x40",
+        "[4] box at 62,32 size 24x24",
+        "[5] box canvas at 225,130 size 50x60",
+        "[6] box svg at 325,130 size 50x60",
+    ]
+    assert all(fonts.search(line) for line in shown.text.splitlines())
+    assert shown.elements[1].box == (10, 200, 80, 60)
+    assert pointed.read().text.splitlines() == ["bare", "[1] circle cx=20 cy=20 r=10", '[2] clickable "one two"']
+
+
+@needs_browser
+def test_a_drag_takes_its_time_from_stop_to_stop(pointed: BrowserPage) -> None:
+    shown = pointed.read(places=True)
+    pointed.evaluate("() => { told.length = 0 }")
+    assert pointed.act("Drag [3] [100,80] [100,160.5]", shown) == ""
+    told = [each.split() for each in pointed.evaluate("told")]
+    places, held, times = ([each[at] for each in told] for at in (1, 2, 3))
+    assert (places[0], places[-1]) == ("25,40", "100,160")
+    assert "62,60" in places and "100,80" in places and "100,120" in places  # half way and at each stop
+    down, up = ([each[0] for each in told].index(what) for what in ("mousedown", "mouseup"))
+    assert set(held[:down]) == {"0"} and set(held[down:up]) == {"1"} and held[up] == "0"
+    assert (times[0], times[down], times[up]) == ("0", "100", "300")  # 400 ms: to the start, two ways, afterwards
+    assert pointed.evaluate("Date.now()") == 400
+
+
+@needs_browser
+def test_clicks_and_moves_to_places(pointed: BrowserPage) -> None:
+    shown = pointed.read(places=True)
+    pointed.evaluate("() => { told.length = 0 }")
+    assert pointed.act("click[33,44]", shown) == "" == pointed.act("hover[ 55 , 66 ]", shown)
+    told = [" ".join(each.split()[:3]) for each in pointed.evaluate("told")]
+    assert "click 33,44 0" in told and told[-1] == "mousemove 55,66 0"
 
 
 @needs_browser
@@ -177,7 +252,7 @@ def test_a_page_that_is_not_whole_is_waited_for(virtual_clock: bool) -> None:
     page = BrowserPage(virtual_clock=virtual_clock)
     page.open("about:blank")
     page._guard(lambda: page.page.goto(f"http://127.0.0.1:{server.server_port}/", wait_until="commit"))
-    page._guard(page._settle)
+    page._guard(lambda: page._settle(500))
     assert page.read().text == "Beginning\nEnd"
     page.close()
     server.shutdown()
@@ -402,14 +477,14 @@ def test_the_kit_in_the_browser(id: str) -> None:
 
 def test_a_missing_browser_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TURNWISE_CHROMIUM", "/nonexistent/chromium")
-    assert not browser.program()
+    assert not chromium.program()
     for id in ("ShopBrowser", "MiniWoB"):
         if not spec(id).missing():
             assert spec(id).reason() == "needs the program chromium: see `turnwise doctor`"
             with pytest.raises(RequestError, match="needs the program chromium"):
                 make(id)
     (finding,) = [each for each in doctor._browser() if each.part == "Chromium"]
-    assert finding.level == "missing" and browser.CURE in finding.cure
+    assert finding.level == "missing" and chromium.CURE in finding.cure
     if not MISSING:
         with pytest.raises(RequestError, match="Expected a Chromium, found none"):
             BrowserPage().open("about:blank")

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import settings, turnwise
 from turnwise.agents.trajectory import Trajectory, Turn
-from turnwise.envs.browser import program
+from turnwise.envs.chromium import program
 from turnwise.envs.core import StopReason
 from turnwise.envs.errors import RequestError
 from turnwise.envs.task import Task

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ..envs import browser
+from ..envs import chromium
 from ..envs.sandbox import probe, process
 from ..envs.scienceworld.jvm import JAVA_CURE, JAVA_OPTIONS, java_program
 
@@ -196,13 +196,13 @@ def _browser() -> list[Finding]:
         return [
             Finding("missing", "playwright", "not installed; no web environments", f"{PIP} install 'turnwise[web]'")
         ]
-    path = browser.program()
+    path = chromium.program()
     if not path:
         state = "no Chromium found; web environments do not run without"
-        return [Finding("missing", "Chromium", state, f"{browser.CURE}, or set $TURNWISE_CHROMIUM")]
+        return [Finding("missing", "Chromium", state, f"{chromium.CURE}, or set $TURNWISE_CHROMIUM")]
     done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=TIMEOUT_S)
     if done.returncode:
-        return [Finding("broken", "Chromium", f"{path} does not start: {done.stderr.strip()[-200:]}", browser.CURE)]
+        return [Finding("broken", "Chromium", f"{path} does not start: {done.stderr.strip()[-200:]}", chromium.CURE)]
     return [Finding("ok", "Chromium", f"{done.stdout.strip()} ({path}), playwright {_version('playwright')}")]
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from ..errors import RequestError, UnknownName
 from ..task import Task
-from .experts import EXPERTS
 
 ENV_ID = "turnwise/MiniWoB-v0"
 
@@ -61,17 +60,42 @@ POINTER = frozenset(
         "find-midpoint",
         "highlight-text",
         "highlight-text-2",
-        "hover-shape",
+        "hot-cold",
         "moving-items",
         "resize-textarea",
         "right-angle",
-        "scroll-text-2",
         "simon-says",
         "use-colorwheel-2",
         "visual-addition",
     ]
 )
-"""Names that ask for a place of the mouse, a drag or the look of a picture, which text and four actions do not give."""
+"""Names that ask for a place of the mouse, a drag or the look of a picture: what is shown has places here."""
+
+LEFT_OUT = frozenset(["hover-shape"])
+"""A page that never ends and rewards nothing: its call of the reward is commented out."""
+
+GRADED = frozenset(
+    [
+        "bisect-angle",
+        "chase-circle",
+        "circle-center",
+        "draw-circle",
+        "draw-line",
+        "find-midpoint",
+        "moving-items",
+        "right-angle",
+        "use-colorwheel-2",
+    ]
+)
+"""Names whose raw reward measures how near the answer is."""
+NEAR = 0.9
+"""The raw reward that wins a graded task; 1 cannot be had by a mouse that stands on whole pixels."""
+
+TICKS_MS = {"chase-circle": 100, "simon-says": 250, "stock-market": 100}
+"""What an action takes where half a second is too long to see what matters."""
+TURNS = {"chase-circle": 120, "hot-cold": 40, "moving-items": 30, "simon-says": 40, "stock-market": 100}
+"""Names that need more than `MAX_TURNS`."""
+MAX_TURNS = 20
 
 SEEDS = {"train": 100, "validation": 5, "test": 10, "unseen": 20, "pointer": 10}
 """Split -> seeds per name."""
@@ -88,18 +112,18 @@ def make_tasks(
     count: int | None = None,
     *,
     names: str | tuple[str, ...] | list[str] | None = None,
-    max_turns: int = 20,
+    max_turns: int | None = None,
     **unknown: Any,
 ) -> list[Task]:
-    """The first `count` tasks of `split`: the first seed of every name, names with an expert first, then the next.
+    """The first `count` tasks of `split`: the first seed of every name, then the next.
 
-    names: one or several of the split's names.
+    names: one or several of the split's names. max_turns: `MAX_TURNS`, or what `TURNS` says.
     """
     if unknown:
         raise UnknownName("parameter of MiniWoB tasks", next(iter(unknown)), ("names", "max_turns"))
     if split not in SEEDS:
         raise UnknownName("split of MiniWoB", split, SEEDS)
-    if not isinstance(max_turns, int) or max_turns < 1:
+    if max_turns is not None and (not isinstance(max_turns, int) or max_turns < 1):
         raise RequestError(f"Expected max_turns of at least 1, got {max_turns!r}.")
     known = split_names(split)
     wanted = known if names is None else (names,) if isinstance(names, str) else tuple(names)
@@ -108,8 +132,8 @@ def make_tasks(
             raise UnknownName(f"MiniWoB task of split {split!r}", name, known)
     pairs = ((index, name) for index in range(SEEDS[split]) for name in wanted)
     made = [
-        Task(env=ENV_ID, seed=_FIRST_SEED[split] + index, params={"name": name}, max_turns=max_turns, split=split,
-             meta={"task_type": name})
+        Task(env=ENV_ID, seed=_FIRST_SEED[split] + index, params={"name": name}, split=split,
+             max_turns=max_turns or TURNS.get(name, MAX_TURNS), meta={"task_type": name})
         for index, name in pairs
     ]  # fmt: skip
     return made[:count]
@@ -117,11 +141,9 @@ def make_tasks(
 
 @lru_cache(maxsize=8)
 def split_names(split: str) -> tuple[str, ...]:
-    """Names of a split, those with a scripted expert first."""
-    found = [path.stem for path in folder().glob("*.html")]
-    kind = split if split in ("unseen", "pointer") else ""
-    names = (name for name in found if kind == ("unseen" if name in UNSEEN else "pointer" if name in POINTER else ""))
-    return tuple(sorted(names, key=lambda name: (name not in EXPERTS, name)))
+    """Names of a split."""
+    chosen = {"unseen": UNSEEN, "pointer": POINTER}.get(split, _names() - UNSEEN - POINTER)
+    return tuple(sorted(_names() & chosen))
 
 
 @lru_cache(maxsize=1)
@@ -137,7 +159,12 @@ def folder() -> Path:
 
 def page_address(name: str) -> str:
     """The address of a task's page."""
-    page = folder() / f"{name}.html"
-    if Path(name).name != name or not page.is_file():
-        raise UnknownName("MiniWoB task", name, (path.stem for path in folder().glob("*.html")))
-    return page.as_uri()
+    if name not in _names():
+        raise UnknownName("MiniWoB task", name, _names())
+    return (folder() / f"{name}.html").as_uri()
+
+
+@lru_cache(maxsize=1)
+def _names() -> frozenset[str]:
+    """Of all pages that are tasks."""
+    return frozenset(path.stem for path in folder().glob("*.html")) - LEFT_OUT

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ..accessibility import PageText
 from ..browser import BrowserPage
 from ..core import State, TextEnv
+from ..page_text import PageText
 from ..task import Task
 from . import goals, webshop
 from .expert import Shopper

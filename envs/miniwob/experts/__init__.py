@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from . import apps, clicks, forms, numbers
+from . import apps, clicks, drags, forms, numbers, pictures, pointing
 from .page import Expert, Page
 
 __all__ = ["EXPERTS", "Expert", "Page"]
 
-EXPERTS: dict[str, Expert] = {**clicks.EXPERTS, **forms.EXPERTS, **numbers.EXPERTS, **apps.EXPERTS}
-"""Task name -> its expert; of every other task none is known."""
+EXPERTS: dict[str, Expert] = {
+    **clicks.EXPERTS,
+    **forms.EXPERTS,
+    **numbers.EXPERTS,
+    **apps.EXPERTS,
+    **pointing.EXPERTS,
+    **drags.EXPERTS,
+    **pictures.EXPERTS,
+}
+"""Task name -> its expert."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ...accessibility import Element
+from ...page_text import Element
 from .page import Expert, Page, background, click, submit
 
 COLOURS = {
@@ -115,7 +115,7 @@ def shades(page: Page) -> str:
     return submit(page)
 
 
-def _words(shape: Element) -> set[str]:
+def words_of(shape: Element) -> set[str]:
     """The words that may describe a shape."""
     kind, *facts = shape.look.split()
     said = dict(fact.split("=", 1) for fact in facts if "=" in fact)
@@ -131,16 +131,16 @@ def _words(shape: Element) -> set[str]:
 
 def shape(page: Page) -> str:
     wanted = set(page.asked(r"^Click on an? (.*)$").split())
-    return click(next(each for each in page.roles("shape") if wanted <= _words(each)))
+    return click(next(each for each in page.roles("shape") if wanted <= words_of(each)))
 
 
 def count_shapes(page: Page) -> str:
     *words, last = page.asked(r"How many (.*)s are there").split()
-    return submit(page, str(sum({*words, last} <= _words(each) for each in page.roles("shape"))))
+    return submit(page, str(sum({*words, last} <= words_of(each) for each in page.roles("shape"))))
 
 
 def kind_of_shape(page: Page) -> str:
-    kind = next(word for word in _KINDS if word in _words(page.find("shape")))
+    kind = next(word for word in _KINDS if word in words_of(page.find("shape")))
     return submit(page, "Number" if kind == "digit" else kind.capitalize())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from ...accessibility import Element
+from ...page_text import Element
 from .clicks import COLOURS
 from .page import Expert, Page, click, fill, press, submit, write
 
@@ -74,6 +74,11 @@ def last_word(page: Page) -> str:
     area, field = page.roles("textbox")
     word = area.value.split()[-1].replace(".", "")
     return submit(page) if field.value == word else write(field, word)
+
+
+def scrolled_text(page: Page) -> str:
+    area = page.find("textbox")
+    return submit(page) if page.past else f"scroll[{area.number}][{page.asked(r'to the (bottom|top) of')}]"
 
 
 def agreement(page: Page) -> str:
@@ -269,6 +274,7 @@ EXPERTS: dict[str, Expert] = {
     "multi-layouts": search_form,
     "multi-orderings": search_form,
     "scroll-text": last_word,
+    "scroll-text-2": scrolled_text,
     "sign-agreement": agreement,
     "text-transform": copied_line,
     "use-autocomplete": autocomplete,

@@ -1,13 +1,17 @@
-"""What an expert may know: the instruction, what the page shows, and what it saw and did before."""
+"""What an expert may know: the instruction, what the page shows, what it saw and did before, the page's variables."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ...accessibility import Element, PageText
 from ...errors import EnvError
+from ...page_text import Box, Element, PageText
+
+
+def _blind(script: str) -> Any:
+    raise EnvError(f"Expected a page to look into, got none for {script[:40]!r}.")
 
 
 class Page(NamedTuple):
@@ -17,6 +21,8 @@ class Page(NamedTuple):
     shown: PageText
     past: tuple[tuple[PageText, str], ...] = ()
     """What was shown before each action of this episode, and the action."""
+    peek: Callable[[str], Any] = _blind
+    """The value of a script in the page. It reads what a text does not show: a picture, a word list, a page's dice."""
 
     @property
     def text(self) -> str:
@@ -96,6 +102,23 @@ def write(element: Element, text: str) -> str:
 
 def press(element: Element, key: str) -> str:
     return f"press[{element.number}][{key}]"
+
+
+def box_of(element: Element) -> Box:
+    """Where an element is."""
+    if element.box is None:
+        raise EnvError(f"Expected an element with a place, got {element.line()}.")
+    return element.box
+
+
+def place(point: tuple[float, float]) -> str:
+    """`80,95`, or `80.5,95`"""
+    return ",".join(f"{round(each, 1):g}" for each in point)
+
+
+def drag(*points: tuple[float, float]) -> str:
+    """From point to point."""
+    return "drag" + "".join(f"[{place(point)}]" for point in points)
 
 
 def submit(page: Page, name: str = "Submit") -> str:
