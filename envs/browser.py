@@ -218,9 +218,9 @@ class BrowserPage:
         return ""
 
     def _hover(self, handle: str, aim: dict[str, Any], text: str) -> str:
-        if aim["hit"]:
+        if aim["x"] or aim["y"]:
             self._point_at(aim["x"], aim["y"])
-        else:
+        if not aim["hit"]:
             self._call(handle, page_scripts.HOVER)
         return ""
 
