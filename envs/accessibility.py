@@ -172,10 +172,9 @@ class _Reader:
         text = self._text(node)
         whole = len(text) <= MAX_NAME_CHARS // 3 and self._is_plain(node)
         if self._places:  # a name has one place, so what stands below one another is not one name
-            texts = [each for each in self._all_below(node) if _value(each, "role") == "StaticText"]
-            whole = (
-                whole and len({self._block_of(self._dom.get(each.get("backendDOMNodeId", -1))) for each in texts}) < 2
-            )
+            texts = (each for each in self._all_below(node) if _value(each, "role") == "StaticText")
+            blocks = {self._block_of(self._dom.get(each.get("backendDOMNodeId", -1))) for each in texts}
+            whole = whole and len(blocks) < 2
         look = "" if whole and text else self._look(self._dom[node["backendDOMNodeId"]].index)
         name = text if whole else ""
         self._add(Element(0, "clickable", name, "", node["backendDOMNodeId"], _states(node), look=look))

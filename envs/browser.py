@@ -69,6 +69,8 @@ class BrowserPage:
             self._guard(self._clean)
         self._guard(lambda: self._point_at(*self._mouse))  # the mouse of the episode before stands somewhere
         self._guard(lambda: self.page.goto(url, wait_until="load"))
+        if self._virtual:
+            self.evaluate(page_scripts.FETCH_PICTURES)
 
     def read(self, places: bool = False) -> PageText:
         """What the page shows now. places: and where, and what is seen but has no words (`accessibility.describe`)."""

@@ -8,6 +8,14 @@ CLEAN = """async () => {
     try { for (const {name} of await indexedDB.databases()) indexedDB.deleteDatabase(name) } catch { /* likewise */ }
     window.name = ''
 }"""
+FETCH_PICTURES = """async () => {
+    const rules = [...document.styleSheets].flatMap(sheet => { try { return [...sheet.cssRules] } catch { return [] } });
+    const found = rules.flatMap(rule => [...rule.cssText.matchAll(/url\\("?([^")]+)"?\\)/g)].map(match => match[1]));
+    const pictures = found.map(address => Object.assign(new Image(), {src: address}));
+    Object.defineProperty(window, 'fetchedPictures', {value: pictures});  // what nobody holds is let go again
+    await Promise.all(pictures.map(picture => picture.decode().catch(() => {})));
+}"""
+"""Icons that styles change below the mouse: the new one has no size before it is here, and a click then misses it."""
 LEAVES = "!!window.leavesThisPage || document.readyState !== 'complete'"
 """Another page is on its way, or here but not whole."""
 SETTLE = f"""async () => {{

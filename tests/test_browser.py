@@ -217,6 +217,23 @@ def test_clicks_and_moves_to_places(pointed: BrowserPage) -> None:
 
 
 @needs_browser
+def test_an_icon_that_changes_below_the_mouse_is_hit(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(
+        "<!doctype html><style>#icon { content: url(plain.svg) } #icon:hover { content: url(hover.svg) }</style>"
+        "<div><span id=icon onmousedown='this.title = 1'></span></div>"
+    )
+    for name in ("plain", "hover"):
+        picture = "<svg xmlns='http://www.w3.org/2000/svg' width='16' height='16'>" + "<g/>" * 100_000 + "</svg>"
+        (tmp_path / f"{name}.svg").write_text(picture)
+    page = BrowserPage(virtual_clock=True)
+    page.open((tmp_path / "page.html").as_uri())
+    box = page.evaluate("() => { const b = icon.getBoundingClientRect(); return [b.x + 8, b.y + 8] }")
+    page.act("click[{:.0f},{:.0f}]".format(*box), page.read())
+    assert page.evaluate("icon.title") == "1"
+    page.close()
+
+
+@needs_browser
 def test_a_covered_element_is_clicked_all_the_same(page: BrowserPage, tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text(
         "<button onclick=\"document.body.append('under')\">A</button>"

@@ -109,13 +109,13 @@ def test_answers_to_another_instruction_lose_wherever_they_can_be_given() -> Non
     env = make("MiniWoB")
     ends = {name: play_another_instruction(env, name) for name in EXPERTS}
     env.close()
-    assert sum(end == "failure" for end in ends.values()) >= 40
-    # Two instructions may have the same answer.
-    assert {name for name, end in ends.items() if end == "success"} <= {
-        "count-shape",
-        "navigate-tree",
-        "generate-number",
-    }
+    assert sum(end == "failure" for end in ends.values()) >= 50, ends
+    same = {"count-shape", "generate-number", "navigate-tree", "stock-market"}  # two instructions may have one answer
+    unread = {
+        "email-inbox-forward-nl-turk",
+        "email-inbox-nl-turk",
+    }  # the page says who wrote, so does the expert's answer
+    assert {name for name, end in ends.items() if end == "success"} <= same | unread
 
 
 @needs_browser
