@@ -165,8 +165,8 @@ class BrowserPage:
 
     def _move(self, verb: str, stops: list[Element | tuple[float, float]]) -> str:
         for stop in stops:
-            if isinstance(stop, Element) and not self._aim(stop)[1]["connected"]:
-                return f"Element [{stop.number}] is disabled or gone."
+            if isinstance(stop, Element) and self._place(stop) == (0, 0):
+                return f"Element [{stop.number}] is gone or not seen."
         if verb != "drag":
             self._point_at(*self._place(stops[0]), click=verb == "click")
             return self._settle(self._tick_ms)
@@ -180,7 +180,7 @@ class BrowserPage:
         return self._settle(part)
 
     def _place(self, stop: Element | tuple[float, float]) -> tuple[float, float]:
-        """Where a stop is now: an element is scrolled to, which may move others."""
+        """Where a stop is now, (0, 0) for nowhere: an element is scrolled to, which may move others."""
         if not isinstance(stop, Element):
             return stop
         aim = self._aim(stop)[1]
@@ -247,11 +247,8 @@ class BrowserPage:
         return ""
 
     def _select(self, handle: str, aim: dict[str, Any], text: str) -> str:
-        return (
-            ""
-            if self._call(handle, page_scripts.CHOOSE, " ".join(text.lower().split()))
-            else f"There is no option {text[:80]!r}."
-        )
+        done = self._call(handle, page_scripts.CHOOSE, " ".join(text.lower().split()))
+        return "" if done else f"There is no option {text[:80]!r}."
 
     def _press_on(self, handle: str, aim: dict[str, Any], text: str) -> str:
         self._call(handle, "function () { this.focus() }")

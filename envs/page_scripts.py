@@ -9,7 +9,9 @@ CLEAN = """async () => {
     window.name = ''
 }"""
 FETCH_PICTURES = """async () => {
-    const rules = [...document.styleSheets].flatMap(sheet => { try { return [...sheet.cssRules] } catch { return [] } });
+    const rules = [...document.styleSheets].flatMap(sheet => {
+        try { return [...sheet.cssRules] } catch { return [] }  // of another origin
+    });
     const found = rules.flatMap(rule => [...rule.cssText.matchAll(/url\\("?([^")]+)"?\\)/g)].map(match => match[1]));
     const pictures = found.map(address => Object.assign(new Image(), {src: address}));
     Object.defineProperty(window, 'fetchedPictures', {value: pictures});  // what nobody holds is let go again

@@ -205,6 +205,8 @@ def test_a_drag_takes_its_time_from_stop_to_stop(pointed: BrowserPage) -> None:
     assert set(held[:down]) == {"0"} and set(held[down:up]) == {"1"} and held[up] == "0"
     assert (times[0], times[down], times[up]) == ("0", "100", "300")  # 400 ms: to the start, two ways, afterwards
     assert pointed.evaluate("Date.now()") == 400
+    pointed.evaluate("() => { document.querySelector('.dark').hidden = true; told.length = 0 }")
+    assert pointed.act("drag[10,10][3]", shown) == "Element [3] is gone or not seen." and not pointed.evaluate("told")
 
 
 @needs_browser
@@ -503,5 +505,6 @@ def test_a_missing_browser_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     (finding,) = [each for each in doctor._browser() if each.part == "Chromium"]
     assert finding.level == "missing" and chromium.CURE in finding.cure
     if not MISSING:
+        monkeypatch.setattr(chromium.Chromium, "_running", None)
         with pytest.raises(RequestError, match="Expected a Chromium, found none"):
             BrowserPage().open("about:blank")

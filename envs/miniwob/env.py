@@ -28,9 +28,10 @@ _RESULT = "() => typeof core === 'undefined' ? [true, -1] : [WOB_DONE_GLOBAL, WO
 class MiniWoBEnv(TextEnv):
     """MiniWoB++ (Liu et al. 2018) with the actions of a browser (`browser.USAGE`).
 
-    Success is the raw reward 1, without the discount for time; anything else that ends a task, partial rewards
-    included, is a failure worth 0. The clock of a page stands still but for half a second per action, so the limit of
-    ten seconds per task is gone and animations are the same in every replay.
+    Success is the raw reward 1, without the discount for time, or `names.NEAR` where a page measures how near an answer
+    is (`names.GRADED`); anything else that ends a task, partial rewards included, is a failure worth 0. The clock of a
+    page stands still but for half a second per action (`names.TICKS_MS` has others), so the limit of ten seconds per
+    task is gone and animations are the same in every replay.
     """
 
     id: ClassVar[str] = names.ENV_ID
