@@ -269,8 +269,7 @@ class BrowserPage:
 
         Chromium tells that by itself some time later, by its own clock: too late for an episode that can be replayed.
         """
-        if self._virtual:
-            self.page.evaluate("ms => window.advanceVirtualClock?.(ms)", ms)
+        if self._virtual and self.page.evaluate(page_scripts.ADVANCE, [ms, *self._mouse]):
             self._point_at(*self._mouse)
 
     def _settle(self, ms: float) -> str:

@@ -15,9 +15,15 @@ FETCH_PICTURES = """async () => {
     const found = rules.flatMap(rule => [...rule.cssText.matchAll(/url\\("?([^")]+)"?\\)/g)].map(match => match[1]));
     const pictures = found.map(address => Object.assign(new Image(), {src: address}));
     Object.defineProperty(window, 'fetchedPictures', {value: pictures});  // what nobody holds is let go again
-    await Promise.all(pictures.map(picture => picture.decode().catch(() => {})));
+    const arrived = picture => new Promise(done => { picture.onload = picture.onerror = done });
+    await Promise.all(pictures.filter(picture => !picture.complete).map(arrived));
 }"""
 """Icons that styles change below the mouse: the new one has no size before it is here, and a click then misses it."""
+ADVANCE = """([ms, x, y]) => {
+    window.advanceVirtualClock?.(ms);
+    return document.elementFromPoint(x, y) !== [...document.querySelectorAll(':hover')].at(-1);
+}"""
+"""Let a virtual clock run; whether something else is below the mouse now than what the page was told."""
 LEAVES = "!!window.leavesThisPage || document.readyState !== 'complete'"
 """Another page is on its way, or here but not whole."""
 SETTLE = f"""async () => {{

@@ -119,8 +119,8 @@ MUTANTS = (
     Mutant(
         "what moves away below the mouse is told when Chromium gets to it",
         BROWSER,
-        'advanceVirtualClock?.(ms)", ms)\n            self._point_at(*self._mouse)',
-        'advanceVirtualClock?.(ms)", ms)',
+        "if self._virtual and self.page.evaluate(page_scripts.ADVANCE, [ms, *self._mouse]):",
+        "if self._virtual and self.page.evaluate(page_scripts.ADVANCE, [ms, *self._mouse]) is None:",
         ("test_miniwob.py::test_what_moves_away_below_the_mouse_is_told_in_the_same_action",),
     ),
     Mutant(

@@ -9,6 +9,7 @@ from ..config import Recipe
 from ..foreign import load_function
 from .alfworld import alfworld_six, alfworld_small
 from .choosing import servicedesk_small, shop_small
+from .miniwob import miniwob_small
 from .scienceworld import scienceworld_small
 from .textworld import textworld_grid, textworld_small
 from .toy import toy
@@ -16,6 +17,7 @@ from .toy import toy
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "alfworld_six": alfworld_six,
     "alfworld_small": alfworld_small,
+    "miniwob_small": miniwob_small,
     "scienceworld_small": scienceworld_small,
     "servicedesk_small": servicedesk_small,
     "shop_small": shop_small,
