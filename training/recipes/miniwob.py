@@ -23,7 +23,7 @@ def miniwob_small() -> Recipe:
     return Recipe(
         name="miniwob_small",
         env=EnvConfig(
-            id="turnwise/MiniWoB-v0", params={"names": NAMES, "max_turns": 6}, train_tasks=1000, eval_tasks=100
+            id="turnwise/MiniWoB-v0", params={"names": list(NAMES), "max_turns": 6}, train_tasks=1000, eval_tasks=100
         ),
         context=Context(goal="never", max_action_tokens=8, max_tokens=2048),
         model=ScratchModel(vocabulary=1500, context=2048),
