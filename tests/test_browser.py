@@ -351,15 +351,9 @@ def compare(count: int, split: str) -> list[float]:
 
 
 @needs_browser
-def test_text_and_browser_give_equal_rewards() -> None:
-    rewards = compare(10, "validation")
-    assert 1.0 in rewards and any(0.0 < reward < 1.0 for reward in rewards)  # won and lost
-
-
-@needs_browser
-@pytest.mark.slow
 def test_text_and_browser_give_equal_rewards_on_fifty_tasks() -> None:
-    assert len(set(compare(50, "test"))) > 2
+    rewards = compare(50, "test")
+    assert 1.0 in rewards and any(0.0 < reward < 1.0 for reward in rewards)  # won and lost
 
 
 @needs_browser
