@@ -202,8 +202,13 @@ class _Reader:
                 self._add(Element(0, "box", "", "", id, look=look))
 
     def _is_seen(self, dom: _Dom) -> bool:
-        styles = [self._strings[each] for each in self._document["layout"]["styles"][self._rows[dom.index]]]
+        styles = self._styles(dom.index)
         return dom.tag in _PICTURES or (dom.tag not in _NEVER and styles not in ([], [_NO_COLOUR, "none", "none"]))
+
+    def _styles(self, index: int) -> list[str]:
+        """What `STYLES` are for a node; nothing where it is not laid out."""
+        rows = self._document["layout"]["styles"]
+        return [self._strings[each] for each in rows[self._rows[index]]] if index in self._rows else []
 
     def _box(self, index: int) -> Box | None:
         """Where a node is seen; None where places are not asked for, or it is not laid out."""
@@ -239,8 +244,7 @@ class _Reader:
         """Classes or else the id of an element, and its background where it has a colour."""
         facts = self._attributes(index)
         names = facts.get("class") or facts.get("id") or ""
-        styles = self._document["layout"]["styles"][self._rows[index]] if index in self._rows else []
-        colour = self._strings[styles[0]] if styles else ""
+        colour = next(iter(self._styles(index)), "")
         shown = "" if colour in ("", _NO_COLOUR) else f"background={colour.replace(' ', '')}"
         return " ".join(filter(None, (" ".join(f".{name}" for name in names.split()), shown)))[:MAX_NAME_CHARS]
 

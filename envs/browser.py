@@ -165,7 +165,7 @@ class BrowserPage:
 
     def _move(self, verb: str, stops: list[Element | tuple[float, float]]) -> str:
         for stop in stops:
-            if isinstance(stop, Element) and self._place(stop) == (0, 0):
+            if isinstance(stop, Element) and not self._aim(stop)[1]["seen"]:
                 return f"Element [{stop.number}] is gone or not seen."
         if verb != "drag":
             self._point_at(*self._place(stops[0]), click=verb == "click")
@@ -180,7 +180,7 @@ class BrowserPage:
         return self._settle(part)
 
     def _place(self, stop: Element | tuple[float, float]) -> tuple[float, float]:
-        """Where a stop is now, (0, 0) for nowhere: an element is scrolled to, which may move others."""
+        """Where a stop is now: an element is scrolled to, which may move others."""
         if not isinstance(stop, Element):
             return stop
         aim = self._aim(stop)[1]
@@ -220,7 +220,7 @@ class BrowserPage:
         return ""
 
     def _hover(self, handle: str, aim: dict[str, Any], text: str) -> str:
-        if aim["x"] or aim["y"]:
+        if aim["seen"]:
             self._point_at(aim["x"], aim["y"])
         if not aim["hit"]:
             self._call(handle, page_scripts.HOVER)

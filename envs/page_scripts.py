@@ -36,7 +36,7 @@ AIM = """function () {
     const box = element.getClientRects()[0];
     const x = box ? box.left + box.width / 2 : 0, y = box ? box.top + box.height / 2 : 0;
     const hit = box && document.elementFromPoint(x, y);
-    return {x, y, hit: !!hit && (element === hit || element.contains(hit)), tag: element.tagName,
+    return {x, y, seen: !!box, hit: !!hit && (element === hit || element.contains(hit)), tag: element.tagName,
             disabled: !!element.disabled, connected: element.isConnected, type: element.type || ''};
 }"""
 CLICK = """function () {

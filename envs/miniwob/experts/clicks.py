@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ...page_text import Element
-from .page import Expert, Page, background, click, submit
+from .page import Expert, Page, background, click, facts_of, submit
 
 COLOURS = {
     "aqua": "00FFFF", "black": "000000", "blue": "0000FF", "cyan": "00FFFF", "gold": "FFD700", "gray": "808080",
@@ -117,8 +117,7 @@ def shades(page: Page) -> str:
 
 def words_of(shape: Element) -> set[str]:
     """The words that may describe a shape."""
-    kind, *facts = shape.look.split()
-    said = dict(fact.split("=", 1) for fact in facts if "=" in fact)
+    kind, said = shape.look.split()[0], facts_of(shape)
     size = max(float(said.get(name, "0").removesuffix("px")) * times
                for name, times in (("font-size", 1), ("r", 2), ("width", 1)))  # fmt: skip
     if kind == "polygon":

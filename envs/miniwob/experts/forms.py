@@ -7,16 +7,12 @@ from collections import deque
 
 from ...page_text import Element
 from .clicks import COLOURS
-from .page import Expert, Page, click, fill, press, submit, write
+from .page import Expert, Page, click, fill, press, submit, tick, write
 
 
 def checkboxes(page: Page) -> str:
     listed = re.fullmatch(r"Select (.*) and click Submit\.", page.goal)
-    wanted = listed[1].split(", ") if listed else []
-    for box in page.roles("checkbox"):
-        if (box.name in wanted) != ("checked" in box.states):
-            return click(box)
-    return submit(page)
+    return tick(page, listed[1].split(", ") if listed else [])
 
 
 def radio(page: Page) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any, NamedTuple
 
 from ...errors import EnvError
@@ -102,6 +102,19 @@ def write(element: Element, text: str) -> str:
 
 def press(element: Element, key: str) -> str:
     return f"press[{element.number}][{key}]"
+
+
+def tick(page: Page, wanted: Container[str]) -> str:
+    """Make the boxes with the names that are wanted checked and no others, then submit."""
+    for box in page.roles("checkbox"):
+        if (box.name in wanted) != ("checked" in box.states):
+            return click(box)
+    return submit(page)
+
+
+def facts_of(shape: Element) -> dict[str, str]:
+    """What the look of a drawing's part says: `fill`, `cx` and their like, in single words."""
+    return dict(fact.split("=", 1) for fact in shape.look.split() if "=" in fact)
 
 
 def box_of(element: Element) -> Box:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ...errors import EnvError
-from .page import Expert, Page, background, click, fill, submit
+from .page import Expert, Page, background, click, fill, submit, tick
 
 
 def picked_colour(page: Page) -> str:
@@ -45,10 +45,7 @@ def similar_words(page: Page) -> str:
     """Words in one row of the page's list are alike."""
     wanted = page.asked(r"^Select words similar to (.*) and click Submit\.$").split(", ")
     alike = {word for row in page.peek("() => SYNONYMS") if set(row) & set(wanted) for word in row}
-    for box in page.roles("checkbox"):
-        if (box.name in alike) != ("checked" in box.states):
-            return click(box)
-    return submit(page)
+    return tick(page, alike)
 
 
 def menu_item(page: Page) -> str:

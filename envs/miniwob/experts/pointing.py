@@ -9,21 +9,16 @@ from collections.abc import Callable
 import numpy as np
 
 from ...errors import EnvError
-from ...page_text import Element
-from .page import Expert, Page, box_of, click, drag, place, submit
+from .page import Expert, Page, box_of, click, drag, facts_of, place, submit
 
 Point = tuple[float, float]
 _DOWN = 50
 """Where these pages take their drawing to begin, below the upper edge of the window."""
 
 
-def _facts(shape: Element) -> dict[str, str]:
-    return dict(fact.split("=", 1) for fact in shape.look.split() if "=" in fact)
-
-
 def _circles(page: Page, colour: str = "") -> list[Point]:
     """Centres, within the drawing."""
-    found = [_facts(each) for each in page.roles("shape") if each.look.startswith("circle ")]
+    found = [facts_of(each) for each in page.roles("shape") if each.look.startswith("circle ")]
     return [(float(each["cx"]), float(each["cy"])) for each in found if colour in ("", each["fill"])]
 
 
