@@ -276,7 +276,7 @@ class BrowserPage:
         """Let a virtual clock run, and wait until the page that the action leads to is here."""
         self._advance(ms)
         try:
-            leaves = self.page.evaluate(page_scripts.LEAVES if self._virtual else page_scripts.SETTLE)
+            leaves = self.page.evaluate(page_scripts.SETTLE)
         except self._error as error:
             if "context was destroyed" not in str(error):
                 raise

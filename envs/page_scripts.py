@@ -27,7 +27,11 @@ ADVANCE = """([ms, x, y]) => {
 LEAVES = "!!window.leavesThisPage || document.readyState !== 'complete'"
 """Another page is on its way, or here but not whole."""
 SETTLE = f"""async () => {{
-    for (let i = 0; i < 2; i++) await new Promise(done => setTimeout(done));
+    for (let i = 0; i < 2; i++) await new Promise(done => {{  // no timer: those stand still on a virtual clock
+        const channel = new MessageChannel();
+        channel.port1.onmessage = done;
+        channel.port2.postMessage(0);
+    }});
     return {LEAVES};
 }}"""
 AIM = """function () {
